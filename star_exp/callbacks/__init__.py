@@ -1,0 +1,1 @@
+"""Lightning callbacks: the phases of an iteration, the resets, what is measured and shown."""

@@ -1,0 +1,102 @@
+"""The phases that make training examples: Generate, Rationalize, and the baseline's GoldAnswers."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from star_exp.callbacks.phase import Phase, data_of
+from star_exp.callbacks.sampling import Work, sample_phase, write_phase
+from star_exp.data.rollouts import RolloutDataModule
+from star_exp.modules.base import LanguageModel
+from star_exp.records import Problem, Rollout, Segment
+from star_exp.sampling.base import Sampler
+from star_exp.store import by_problem
+
+
+class Generate(Phase):
+    """`samples` rationales for each problem of the iteration (STaR, Algorithm 1, line 3)."""
+
+    phase = "generate"
+    hinted = False
+
+    def __init__(self, sampler: Sampler, samples: int = 1):
+        if samples < 1:
+            raise ValueError(f"callbacks.{self.phase}.samples={samples}: expected at least 1")
+        self.sampler, self.samples = sampler, samples
+
+    def on_iteration_start(
+        self, trainer: pl.Trainer, module: LanguageModel, iteration: int
+    ) -> None:
+        data = data_of(trainer)
+        work = Work(
+            phase=self.phase,
+            iteration=iteration,
+            problems=self.todo(data, iteration),
+            samples=self.samples,
+            hinted=self.hinted,
+        )
+        sample_phase(trainer, module, data, work, self.sampler)
+
+    def todo(self, data: RolloutDataModule, iteration: int) -> Sequence[Problem]:
+        return data.problems(iteration)
+
+
+class Rationalize(Generate):
+    """A rationale for each problem that `generate` failed on, with the answer shown (lines 4 and 6).
+
+    The text of Algorithm 1 hints every problem and keeps the failed ones; hinting only those, as
+    section 3.2 and the released code do, gives the same set.
+    """
+
+    phase = "rationalize"
+    hinted = True
+
+    def todo(self, data: RolloutDataModule, iteration: int) -> Sequence[Problem]:
+        generated = by_problem(data.store.read(iteration, "generate"))
+        solved = {name for name, rollouts in generated.items() if any(r.correct for r in rollouts)}
+        return [problem for problem in data.problems(iteration) if problem.id not in solved]
+
+
+class GoldAnswers(Phase):
+    """The right answer of each problem, without a rationale, as a training example (direct baseline).
+
+    Nothing is sampled: the records say so by their phase, and by weights "gold".
+    """
+
+    phase = "answers"
+
+    def on_iteration_start(
+        self, trainer: pl.Trainer, module: LanguageModel, iteration: int
+    ) -> None:
+        data = data_of(trainer)
+
+        def answer(problem: Problem) -> Rollout:
+            text = data.task.direct(problem)
+            given = data.task.answer(text)
+            return Rollout(
+                problem=problem.id,
+                question=problem.question,
+                gold=problem.answer,
+                groups=problem.groups,
+                iteration=iteration,
+                phase=self.phase,
+                sample=0,
+                hinted=False,
+                prompt_tokens=0,
+                segments=(Segment(text, module.policy.encode(text)),),
+                answer=given,
+                correct=data.task.correct(problem, given),
+                truncated=False,
+                seed=0,
+                weights="gold",
+            )
+
+        write_phase(
+            trainer,
+            data,
+            phase=self.phase,
+            iteration=iteration,
+            problems=data.problems(iteration),
+            weights="gold",
+            make=lambda problems: [answer(problem) for problem in problems],
+        )

@@ -1,0 +1,68 @@
+"""A phase: a Lightning callback with one hook more, and the iteration that it belongs to.
+
+One outer iteration is one Lightning epoch:
+
+    FitLoop.setup_data      RolloutDataModule.train_dataloader() -> on_iteration_start of each phase,
+                            in config order: M_{n-1} samples what the store does not hold yet
+    on_train_epoch_start    ResetToBase, SeedIteration
+    training_step ...       fine-tuning on what passed the filters
+    on_train_epoch_end      Evaluate, Report, and last ModelCheckpoint: iteration n is durable
+"""
+
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+
+from star_exp.modules.base import LanguageModel
+
+if TYPE_CHECKING:
+    from star_exp.data.rollouts import RolloutDataModule
+
+
+class Phase(pl.Callback):
+    def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        """Called with M_0, before the first iteration or instead of any. May be called again."""
+
+    def on_iteration_start(
+        self, trainer: pl.Trainer, module: LanguageModel, iteration: int
+    ) -> None:
+        """Called before the training set of `iteration` (from 1) is read, with M_{iteration-1}.
+
+        After a resume it is called twice for the same iteration: what is done must stay done, and
+        nothing may be logged here.
+        """
+
+    def on_run_end(self, trainer: pl.Trainer, module: LanguageModel, iteration: int) -> None:
+        """Called with the last model M_iteration; again where a kill interrupted it."""
+
+    def on_train_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
+        self.on_run_end(trainer, module, trained_iterations(trainer))
+
+
+def iteration_of(trainer: pl.Trainer) -> int:
+    """The iteration, from 1, that is being prepared or trained.
+
+    `processed` and not `current_epoch`: in the first call after a resume the latter is one short,
+    since checkpoints are written between the two being counted up (fit_loop.py).
+    """
+    return trainer.fit_loop.epoch_progress.current.processed + 1
+
+
+def trained_iterations(trainer: pl.Trainer) -> int:
+    """How many iterations are complete, at the end of a fit."""
+    return trainer.fit_loop.epoch_progress.current.processed
+
+
+def data_of(trainer: pl.Trainer) -> "RolloutDataModule":
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def announce(
+    trainer: pl.Trainer, phase: str, iteration: int, done: int, total: int, **counts: int
+) -> None:
+    """Tells every callback with an `on_progress` hook how far a phase is."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        listener = getattr(callback, "on_progress", None)
+        if listener is not None:
+            listener(trainer, phase, iteration, done, total, **counts)

@@ -1,0 +1,142 @@
+"""How a phase's work is cut into shards, shared out over ranks, sampled, judged and stored.
+
+A shard is a fixed slice of the phase's problems and is sampled in one call, so that a run which was
+interrupted, or has more processes, writes the same shards as one that was not. Phases need of the
+trainer only rank, world size, broadcast and barrier.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+
+from star_exp.callbacks.phase import announce
+from star_exp.data.rollouts import RolloutDataModule
+from star_exp.modules.base import LanguageModel
+from star_exp.records import Problem, Rollout, Segment
+from star_exp.sampling.base import Policy, Request, Sample, Sampler, fingerprint
+from star_exp.seeds import derive
+from star_exp.tasks.base import Task
+
+SHARD = 500  # rollouts, at least one problem's: what a crash can cost, and a file's size
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase samples: `samples` rollouts of each problem, with the answer shown or not."""
+
+    phase: str
+    iteration: int
+    problems: Sequence[Problem]
+    samples: int = 1
+    hinted: bool = False
+
+
+def sample_phase(
+    trainer: pl.Trainer,
+    module: LanguageModel,
+    data: RolloutDataModule,
+    work: Work,
+    sampler: Sampler,
+) -> None:
+    """Samples with the module's weights what the store lacks of `work`; all ranks take part."""
+    weights = fingerprint(module.model)
+
+    def make(problems: Sequence[Problem]) -> list[Rollout]:
+        pairs = [(problem, sample) for problem in problems for sample in range(work.samples)]
+        requests = [
+            Request(
+                prompt=module.policy.encode(data.task.prompt(problem, work.hinted)),
+                seed=derive(data.seed, work.iteration, work.phase, problem.id, sample),
+            )
+            for problem, sample in pairs
+        ]
+        samples = sampler.sample(module.policy, requests, data.task.stop)
+        return [
+            judged(module.policy, data.task, work, problem, index, request, sample, weights)
+            for (problem, index), request, sample in zip(pairs, requests, samples, strict=True)
+        ]
+
+    write_phase(
+        trainer,
+        data,
+        phase=work.phase,
+        iteration=work.iteration,
+        problems=work.problems,
+        weights=weights,
+        make=make,
+        problems_a_shard=max(1, SHARD // work.samples),
+    )
+
+
+def write_phase(
+    trainer: pl.Trainer,
+    data: RolloutDataModule,
+    *,
+    phase: str,
+    iteration: int,
+    problems: Sequence[Problem],
+    weights: str,
+    make: Callable[[Sequence[Problem]], list[Rollout]],
+    problems_a_shard: int = SHARD,
+) -> None:
+    """Writes the shards that are missing, each rank its share, and waits for the other ranks."""
+    starts = range(0, len(problems), problems_a_shard)
+    pending = (
+        data.store.missing(iteration, phase, len(starts), weights) if trainer.is_global_zero else []
+    )
+    pending = trainer.strategy.broadcast(pending)
+    done, right, tokens = (len(starts) - len(pending)) * problems_a_shard, 0, 0
+    for shard in pending[trainer.global_rank :: trainer.world_size]:
+        begun = time.perf_counter()
+        chosen = problems[starts[shard] : starts[shard] + problems_a_shard]
+        rollouts = make(chosen)
+        data.store.write(iteration, phase, shard, rollouts)
+        data.clock.add(iteration, phase, time.perf_counter() - begun, trainer.global_rank)
+        done += len(chosen) * trainer.world_size
+        right += sum(rollout.correct for rollout in rollouts)
+        tokens += sum(len(rollout.tokens) for rollout in rollouts)
+        announce(
+            trainer,
+            phase,
+            iteration,
+            min(done, len(problems)),
+            len(problems),
+            right=right,
+            judged=len(rollouts),
+            tokens=tokens,
+        )
+    trainer.strategy.barrier(f"{phase} {iteration}")
+
+
+def judged(
+    policy: Policy,
+    task: Task,
+    work: Work,
+    problem: Problem,
+    index: int,
+    request: Request,
+    sample: Sample,
+    weights: str,
+) -> Rollout:
+    """A sample as a rollout: its text, the answer read off, and whether that is right."""
+    text = policy.decode(sample.tokens)
+    answer = task.answer(text)
+    return Rollout(
+        problem=problem.id,
+        question=problem.question,
+        gold=problem.answer,
+        groups=problem.groups,
+        iteration=work.iteration,
+        phase=work.phase,
+        sample=index,
+        hinted=work.hinted,
+        prompt_tokens=len(request.prompt),
+        segments=(Segment(text, sample.tokens, sampled=True, logprobs=sample.logprobs),),
+        answer=answer,
+        correct=task.correct(problem, answer),
+        truncated=sample.truncated,
+        seed=request.seed,
+        weights=weights,
+    )

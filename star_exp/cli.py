@@ -1,0 +1,85 @@
+"""The command line. Nothing heavy is imported until a subcommand runs.
+
+star-exp run [OVERRIDES]             a run, or with -m several; the same command again resumes
+star-exp eval RUN_DIR [OVERRIDES]    a run's model on any task
+star-exp show RUN_DIR                look at its rollouts
+"""
+
+import os
+import sys
+
+from star_exp import __version__
+
+USAGE = """\
+star-exp: experiments on self-taught reasoners (STaR and its family)
+
+  star-exp run [OVERRIDES]            run an experiment; the same command again resumes it
+      star-exp run                                    STaR on addition, two CPU cores, minutes
+      star-exp run variant=direct seed=1              another variant, another seed
+      star-exp run -m variant=star,direct seed=0,1    all combinations, one after another
+      star-exp run --cfg job                          print the composed config, run nothing
+      star-exp run --help                             the config groups and their choices
+  star-exp eval RUN_DIR [OVERRIDES]   measure a finished run's model, also on another task
+  star-exp show RUN_DIR [FILTERS]     browse what the model wrote; plain text in a pipe
+  star-exp --version
+
+Add --traceback to any command to see where an error came from.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        print(USAGE, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"star-exp {__version__}")
+        return 0
+    commands = {"run": _run, "eval": _eval, "show": _show}
+    name, *arguments = argv
+    if name not in commands:
+        from star_exp.config.validate import did_you_mean
+
+        print(f"star-exp: there is no command {name!r}; {did_you_mean(name, commands)}")
+        return 2
+    traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    try:
+        return commands[name](arguments)
+    except KeyboardInterrupt:
+        print("\nstar-exp: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `star-exp show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from star_exp.config.messages import for_the_user
+
+        message = for_the_user(error, arguments)
+        if traceback or message is None:
+            raise
+        print(f"star-exp {name}: {message}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    from star_exp.config.launch import launch
+
+    launch(arguments)
+    return 0
+
+
+def _eval(arguments: list[str]) -> int:
+    from star_exp.evaluate import main
+
+    return main(arguments)
+
+
+def _show(arguments: list[str]) -> int:
+    from star_exp.show import main
+
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""How long each phase took, on disk, so that the seconds of a killed process are not forgotten.
+
+clock/<rank>.jsonl in the run directory: a line {"iteration", "phase", "seconds"} for each piece of work
+that was finished. Kept apart from the rollouts, which are the same to the byte in every run.
+"""
+
+import json
+from pathlib import Path
+
+from star_exp.files import explained
+
+
+class Clock:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def add(self, iteration: int, phase: str, seconds: float, rank: int = 0) -> None:
+        entry = {"iteration": iteration, "phase": phase, "seconds": round(seconds, 4)}
+        path = self.folder / f"{rank}.jsonl"
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def seconds(self, iteration: int) -> dict[str, float]:
+        """Wall time of each phase of an iteration: that of the busiest rank."""
+        totals: dict[str, float] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            mine: dict[str, float] = {}
+            for line in path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:  # the process was killed while it wrote this line
+                    continue
+                if entry["iteration"] == iteration:
+                    mine[entry["phase"]] = mine.get(entry["phase"], 0.0) + entry["seconds"]
+            for phase, seconds in mine.items():
+                totals[phase] = max(seconds, totals.get(phase, 0.0))
+        return totals

@@ -1,0 +1,1 @@
+"""Configs: composed by Hydra, checked against the constructors they name, hashed, compared."""

@@ -1,0 +1,100 @@
+"""Where the configs lie, how one is composed, and the hash that names a run."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# What does not change what is computed: where it runs, where it writes, how far it goes.
+NOT_HASHED = (
+    "name",
+    "iterations",
+    "run_dir",
+    "cache_dir",
+    "tags",
+    "optimized_metric",
+    "choices",
+    "logger",
+    "callbacks.panel",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
+)
+
+
+def conf_dir() -> Path:
+    """The folder of the configs: inside the installed package, or conf/ of a checkout beside it."""
+    package = Path(__file__).parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """`${config_hash:}`: eight characters that name everything but seed, paths and hardware."""
+    OmegaConf.register_new_resolver(
+        "config_hash", lambda *, _root_: config_hash(_root_, seed=False)[:8], replace=True
+    )
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of `star-exp run OVERRIDES`, outside of the command line (tests, notebooks)."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # ${hydra:runtime.choices.task} is read from there
+    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.create(plain(bare))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config with every interpolation resolved, as plain dicts, lists and values."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def config_hash(config: DictConfig, *, seed: bool) -> str:
+    """Hash of what is computed; with or without the seed, as runs of one cell are grouped."""
+    container: Any = OmegaConf.to_container(config, resolve=False)
+    for key in (*NOT_HASHED, *(() if seed else ("seed",))):
+        *parents, last = key.split(".")
+        node = container
+        for parent in parents:
+            node = node.get(parent) or {}
+        if last in node:
+            node[last] = None
+    masked = OmegaConf.create(container)
+    text = json.dumps(OmegaConf.to_container(masked, resolve=True), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Lines `key: theirs -> mine` of all hashed keys (and the seed) that differ between configs."""
+    flat_mine, flat_theirs = _flat(mine), _flat(theirs)
+    lines = []
+    for key in sorted(flat_mine.keys() | flat_theirs.keys()):
+        ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
+        a, b = flat_theirs.get(key, "(absent)"), flat_mine.get(key, "(absent)")
+        if a != b and not ignored:
+            lines.append(f"{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        where = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{where}.")
+        else:
+            flat[where] = value
+    return flat

@@ -1,0 +1,37 @@
+"""Hydra's part of `star-exp run`: compose, check, and only then import what runs.
+
+Hydra composes the config (or, with -m, one for each job); every job's config is validated before
+torch is imported, and handed to `star_exp.run` as plain data.
+"""
+
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from star_exp.config.compose import conf_dir, plain, register_resolvers
+from star_exp.config.validate import validate
+
+
+def launch(arguments: list[str]) -> None:
+    """Runs `star-exp run ARGUMENTS`. Errors come out as exceptions, not as Hydra's prints."""
+    register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    command = sys.argv
+
+    def job(config: DictConfig) -> float | None:
+        sys.argv = command  # Lightning starts the other ranks of a DDP run with these words
+        resolved = plain(config)
+        validate(resolved)
+        from star_exp.run import run
+
+        return run(resolved, overrides=list(HydraConfig.get().overrides.task))
+
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
+    sys.argv = [command[0], *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = command

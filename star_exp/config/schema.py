@@ -1,0 +1,27 @@
+"""The top-level keys of a config and their types; below `_target_` the constructor is the schema."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Run:
+    """See conf/config.yaml for what each key means."""
+
+    name: str
+    seed: int
+    iterations: int
+    run_dir: str
+    cache_dir: str
+    tags: list[str]
+    patience: int | None
+    optimized_metric: str
+    choices: dict[str, str]
+    task: dict[str, Any]
+    model: dict[str, Any]
+    sampling: dict[str, Any]
+    module: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any] | None
+    callbacks: dict[str, Any]

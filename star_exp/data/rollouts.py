@@ -1,0 +1,134 @@
+"""The training set of an iteration: what its phases wrote, filtered, in a fixed order."""
+
+from collections.abc import Callable, Sequence
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from star_exp.clock import Clock
+from star_exp.data.encode import Example, collate, example, trained_tokens
+from star_exp.errors import UserError
+from star_exp.records import Problem, Rollout
+from star_exp.schedule import draw, training_order
+from star_exp.seeds import derive
+from star_exp.store import RolloutStore
+from star_exp.tasks.base import Task
+
+Filter = Callable[[list[Rollout]], list[Rollout]]
+Schedule = Callable[[int, int, int], int]  # (iteration, examples, batch size) -> optimizer steps
+
+
+class RolloutDataModule(pl.LightningDataModule):
+    """
+    problems_per_iteration: drawn anew for each iteration, None: all of the train split.
+    batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
+    phases: whose rollouts are trained on, in this order.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        store: RolloutStore,
+        clock: Clock,
+        seed: int,
+        schedule: Schedule,
+        filters: Sequence[Filter],
+        phases: Sequence[str],
+        batch_size: int,
+        problems_per_iteration: int | None = None,
+    ):
+        super().__init__()
+        self.task, self.store, self.clock, self.seed = task, store, clock, seed
+        self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
+        self.batch_size, self.problems_per_iteration = batch_size, problems_per_iteration
+        self.num_examples = 0
+        self.num_tokens = 0
+
+    def problems(self, iteration: int) -> Sequence[Problem]:
+        """The training problems of an iteration, the same whoever asks and whenever."""
+        return draw(
+            self.task.problems("train"),
+            self.problems_per_iteration,
+            derive(self.seed, "problems", iteration),
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Runs the phases of the coming iteration, and gives exactly the steps of its schedule.
+
+        FitLoop.setup_data asks for it at the start of each epoch: when iteration n-1 is in its
+        checkpoint and before iteration n is sized. It is the one place where phases can run and
+        still decide how many steps there are.
+        """
+        from star_exp.callbacks.phase import Phase, iteration_of
+
+        trainer = self.trainer
+        assert trainer is not None
+        iteration, module = iteration_of(trainer), trainer.lightning_module
+        phases = [callback for callback in trainer.callbacks if isinstance(callback, Phase)]  # type: ignore[attr-defined]
+        remaining = (trainer.max_epochs or 0) - iteration + 1
+        for phase in phases if iteration == 1 else ():
+            phase.on_base_model(trainer, module)  # type: ignore[arg-type]
+        for phase in phases if remaining > 0 else ():
+            phase.on_iteration_start(trainer, module, iteration)  # type: ignore[arg-type]
+        if remaining <= 0:  # fit will return at once, without on_train_end
+            for phase in phases:
+                phase.on_run_end(trainer, module, iteration - 1)  # type: ignore[arg-type]
+            return DataLoader(Steps([], [], 0, 1, 0), batch_size=None)
+        examples = self.examples(module.policy, iteration)
+        steps = self.schedule(iteration, len(examples), self.batch_size)
+        order = training_order(
+            len(examples), steps * self.batch_size, derive(self.seed, "order", iteration)
+        )
+        self.num_examples = len(examples)
+        self.num_tokens = sum(len(examples[index].tokens) for index in order)
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        dataset = Steps(
+            examples, batches, trainer.global_rank, trainer.world_size, module.policy.pad_token
+        )
+        return DataLoader(dataset, batch_size=None, shuffle=False)
+
+    def examples(self, policy, iteration: int) -> list[Example]:
+        rollouts = self.store.read(iteration, *self.phases)
+        kept = rollouts
+        for filter_ in self.filters:
+            kept = filter_(kept)
+        if not kept:
+            names = ", ".join(type(filter_).__name__ for filter_ in self.filters)
+            raise UserError(
+                f"iteration {iteration}: none of the {len(rollouts)} rollouts of "
+                f"{' and '.join(self.phases)} passed the filters ({names}), so there is nothing to "
+                "train on. Draw more problems (data.problems_per_iteration), take more samples "
+                "(callbacks.generate.samples), or start from a stronger base model"
+            )
+        # a problem of each rollout is known by its id alone: prompts are never stored
+        problems = {problem.id: problem for problem in self.problems(iteration)}
+        return [
+            example(policy, self.task.prompt(problems[rollout.problem]), rollout)
+            for rollout in kept
+        ]
+
+
+class Steps(Dataset[dict[str, Tensor]]):
+    """Item i is this rank's part of optimizer step i.
+
+    batch["share"]: trained tokens of the whole step over the number of ranks, what a sum of losses is
+    divided by so that the mean of the ranks' gradients is that of the step's mean loss.
+    """
+
+    def __init__(
+        self, examples: list[Example], batches: list[list[int]], rank: int, world: int, pad: int
+    ):
+        self.examples, self.batches = examples, batches
+        self.rank, self.world, self.pad = rank, world, pad
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        import torch
+
+        whole = [self.examples[index] for index in self.batches[step]]
+        batch = collate(whole[self.rank :: self.world], self.pad)
+        batch["share"] = torch.tensor(trained_tokens(whole) / self.world)
+        return batch

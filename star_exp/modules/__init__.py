@@ -1,0 +1,1 @@
+"""Lightning modules: the loss of a training step and its optimizer."""

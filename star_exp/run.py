@@ -1,0 +1,237 @@
+"""One run: builds what the config names, fits, and leaves a run directory behind.
+
+`run` is called by Hydra for each job, with a config that is already validated. The same config again
+continues where the last call stopped; a finished run returns its result at once.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
+
+from star_exp import summary
+from star_exp.callbacks.reset import SeedIteration
+from star_exp.clock import Clock
+from star_exp.errors import CheckpointError
+from star_exp.loggers import RunInfo
+from star_exp.modules.base import LanguageModel
+from star_exp.rundir import RunDirectory
+from star_exp.store import RolloutStore
+
+log = logging.getLogger("star_exp")
+
+
+def run(config: dict[str, Any], overrides: list[str]) -> float | None:
+    """Runs or resumes; returns the metric that a sweeper optimizes (config.optimized_metric).
+
+    Raises UserError where the run directory, its checkpoint or its rollouts can't be used.
+    """
+    console = Console()
+    _quiet_libraries()
+    with RunDirectory(Path(config["run_dir"]), main=rank_zero_only.rank == 0) as directory:
+        results = directory.open(config, overrides)
+        if results["status"] == "finished":
+            _say(console, results, directory.root, "finished before; nothing is left to do")
+            return results["final"].get(config["optimized_metric"])
+        try:
+            trainer = _fit(config, directory, console)
+        except BaseException as error:
+            directory.failed(error)
+            raise
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        results = directory.finish()
+        if rank_zero_only.rank == 0:
+            _say(console, results, directory.root, "finished")
+        return results["final"].get(config["optimized_metric"])
+
+
+def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> pl.Trainer:
+    task = build(config["task"])
+    source = build(config["model"])
+    progress = _BaseProgress(console if rank_zero_only.rank == 0 else Console(quiet=True))
+    base = source.prepare(task, Path(config["cache_dir"]), progress)
+    _describe_base(console, directory, source.description())
+
+    pl.seed_everything(config["seed"], verbose=False)
+    module: LanguageModel = build(config["module"], base=base)
+    data = build(
+        config["data"],
+        task=task,
+        store=RolloutStore(directory.root / "rollouts"),
+        clock=Clock(directory.root / "clock"),
+        seed=config["seed"],
+    )
+    trainer = build(
+        config["trainer"],
+        max_epochs=config["iterations"],
+        reload_dataloaders_every_n_epochs=1,  # each iteration asks for its own training set
+        use_distributed_sampler=False,  # it would reshuffle; Steps shares a batch out itself
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=directory.root,
+        callbacks=_callbacks(config, directory, console),
+        logger=_loggers(config, directory) or False,
+    )
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(directory.root))
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, pl.loggers.WandbLogger) and rank_zero_only.rank == 0:
+                logger.experiment.finish()  # or the next job of a multirun would log into this run
+    if rank_zero_only.rank == 0 and not trainer.interrupted:
+        _save_model(module, directory.root / "model")
+    return trainer
+
+
+def build(node: dict[str, Any], **handed: Any) -> Any:
+    """What `_target_` names, with the settings of its config and these objects.
+
+    As a partial first: Hydra would take the objects that are dataclasses for configs.
+    """
+    return instantiate(node, _partial_=True, _convert_="all")(**handed)
+
+
+def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console) -> list:
+    """Those of the config, in its order; those that every fit needs around them."""
+    handed = {
+        "star_exp.callbacks.report.Report": {"folder": directory.root, "head": directory.head},
+        "star_exp.callbacks.panel.Panel": {"console": console},
+    }
+    nodes = [node for node in config["callbacks"].values() if node is not None]
+    callbacks = [build(node, **handed.get(node["_target_"], {})) for node in nodes]
+    callbacks.append(SeedIteration(config["seed"]))
+    if config["patience"] is not None:
+        callbacks.append(EarlyStopping("dev/accuracy", mode="max", patience=config["patience"]))
+    callbacks.append(
+        ModelCheckpoint(
+            directory.root / "checkpoints",
+            filename="best",
+            monitor="dev/accuracy" if _measures_dev(config) else None,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+    )
+    return callbacks
+
+
+def _measures_dev(config: dict[str, Any]) -> bool:
+    evaluate = config["callbacks"].get("evaluate")
+    return bool(evaluate) and "dev" in evaluate["splits"]
+
+
+def _loggers(config: dict[str, Any], directory: RunDirectory) -> list:
+    choices, seed = config["choices"], config["seed"]
+    info = RunInfo(
+        folder=directory.root,
+        run_id=directory.manifest["run_id"],
+        name="{variant}-{task}-{model}".format_map(choices) + f"-s{seed}",
+        group=f"{config['name']}/{directory.manifest['config_hash_no_seed']}",
+        tags=(*choices.values(), *config["tags"]),
+        config={**config, **directory.manifest},
+    )
+    return [build(node)(info) for node in (config["logger"] or {}).values() if node]
+
+
+def _last_checkpoint(root: Path) -> Path | None:
+    """The checkpoint to resume from, None at the start. CheckpointError if it is damaged."""
+    path = root / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch saves zip archives, with checksums
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        broken = str(error)
+    if broken is not None:
+        raise CheckpointError(
+            f"{path} can't be read ({broken}); it was damaged after it was written. Delete it and "
+            "give the same command again: the iterations are trained again from the rollouts in "
+            f"{root / 'rollouts'}, which are kept and not sampled anew"
+        )
+    return path
+
+
+def _save_model(module: LanguageModel, folder: Path) -> None:
+    """The final weights in Hugging Face format; the folder appears whole."""
+    temporary = Path(tempfile.mkdtemp(prefix="model.", suffix=".tmp", dir=folder.parent))
+    try:
+        module.model.save_pretrained(temporary)
+        module.tokenizer.save_pretrained(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _BaseProgress:
+    """A line for each quarter of the steps that make a base model."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def __call__(self, done: int, of: int) -> None:
+        if done * 4 // of > (done - 1) * 4 // of:
+            self.console.print(f"  base model: step {done} of {of}", highlight=False)
+
+
+def _describe_base(console: Console, directory: RunDirectory, description: dict[str, Any]) -> None:
+    directory.head["base"] = description
+    if rank_zero_only.rank == 0:
+        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in description.items())
+        log.info("base model: %s", said)
+        console.print(f"base model: {said}", highlight=False, soft_wrap=True)
+
+
+def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> None:
+    console.print(summary.table(results["iterations"]))
+    final = results["final"]
+    for split in ("dev", "test", "ood"):
+        if f"{split}/accuracy" in final:
+            parts = [
+                f"{group} {final[f'{split}/accuracy/{group}']:.1%}"
+                for group in summary.groups([final], f"{split}/accuracy")
+            ]
+            console.print(
+                f"{split}: {final[f'{split}/accuracy']:.1%} ({', '.join(parts)})", highlight=False
+            )
+    console.print(f"{root}: {what}", highlight=False, soft_wrap=True)
+
+
+def _quiet_libraries() -> None:
+    """Notices that say nothing to the user of a run; warnings of substance stay."""
+    disable_progress_bar()  # transformers shows one for every model that is read
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are in memory
+    warnings.filterwarnings("ignore", ".*Total length of `CombinedLoader` across ranks is zero.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+
+
+def hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": gpu}
+
+
+def versions() -> dict[str, str]:
+    packages = ("star-exp", "torch", "transformers", "pytorch-lightning", "wandb", "pyarrow")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}

@@ -1,0 +1,143 @@
+"""The directory of a run: what it holds, whose it is, and how far it is.
+
+config.yaml  manifest.json  results.json  metrics.jsonl  run.log  curves.png
+checkpoints/  rollouts/  clock/  model/  wandb/
+"""
+
+import json
+import logging
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from star_exp.config.compose import config_hash, differences
+from star_exp.errors import ConfigMismatch, UserError
+from star_exp.files import explained, write_json, write_text
+
+
+class RunDirectory:
+    """
+    main: whether this process writes; the other ranks of a DDP run only read.
+    """
+
+    def __init__(self, root: Path, *, main: bool = True):
+        self.root, self.main = root, main
+        self.lock = FileLock(root / ".lock")
+        self.manifest: dict[str, Any] = {}
+        self.head: dict[str, Any] = {}
+
+    def __enter__(self) -> "RunDirectory":
+        if self.main:
+            with explained(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                try:
+                    self.lock.acquire(timeout=0)
+                except Timeout as error:
+                    raise UserError(
+                        f"another process is working in {self.root}; wait for it or stop it"
+                    ) from error
+            self.handler = logging.FileHandler(self.root / "run.log")
+            form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+            self.handler.setFormatter(logging.Formatter(form))
+            for name in ("star_exp", "pytorch_lightning", "py.warnings"):
+                logging.getLogger(name).addHandler(self.handler)
+            logging.getLogger("star_exp").setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.main:
+            for name in ("star_exp", "pytorch_lightning", "py.warnings"):
+                logging.getLogger(name).removeHandler(self.handler)
+            self.handler.close()
+            self.lock.release()
+
+    def open(self, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+        """Takes the directory for this config and returns its results so far.
+
+        Raises ConfigMismatch, naming the keys, if it holds a run of another config.
+        """
+        path = self.root / "config.yaml"
+        if path.exists():
+            theirs = OmegaConf.to_container(OmegaConf.load(path))
+            assert isinstance(theirs, dict)
+            changed = differences(config, theirs)  # type: ignore[arg-type]
+            if changed:
+                raise ConfigMismatch(
+                    f"{self.root} holds a run with another config:\n  "
+                    + "\n  ".join(changed)
+                    + "\nchoose another run_dir, or give the settings that it was started with"
+                )
+        hashable = OmegaConf.create(config)
+        self.manifest = self._manifest(hashable, overrides)
+        self.head = {
+            "schema": 1,
+            "status": "running",
+            **config["choices"],
+            "seed": config["seed"],
+            "config_hash": self.manifest["config_hash"],
+            "config_hash_no_seed": self.manifest["config_hash_no_seed"],
+        }
+        if self.main:
+            write_text(path, OmegaConf.to_yaml(hashable))
+            write_json(self.root / "manifest.json", self.manifest)
+        results = self.results()
+        reached = results["iterations"][-1]["iteration"] if results["iterations"] else -1
+        if results["status"] == "finished" and reached < config["iterations"]:
+            results["status"] = "running"  # `iterations` was raised: the run goes on
+        return results
+
+    def results(self) -> dict[str, Any]:
+        path = self.root / "results.json"
+        if not path.exists():
+            return {"status": "running", "iterations": [], "final": {}}
+        return json.loads(path.read_text())
+
+    def finish(self) -> dict[str, Any]:
+        return self._set_status("finished")
+
+    def failed(self, error: BaseException) -> None:
+        """Leaves the reason in run.log and results.json; the run can still be resumed."""
+        if not self.main or isinstance(error, KeyboardInterrupt):
+            return
+        logging.getLogger("star_exp").error("failed", exc_info=error)
+        self._set_status("failed", error=f"{type(error).__name__}: {error}")
+
+    def _set_status(self, status: str, **more: str) -> dict[str, Any]:
+        results = {**self.head, **self.results(), "status": status, **more}
+        if self.main:
+            write_json(self.root / "results.json", results)
+        return results
+
+    def _manifest(self, config: Any, overrides: list[str]) -> dict[str, Any]:
+        """What was run, by what, on what. The run id is drawn once and kept."""
+        from star_exp.run import hardware, versions
+
+        path = self.root / "manifest.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        return {
+            "run_id": before.get("run_id") or secrets.token_hex(4),
+            "config_hash": config_hash(config, seed=True),
+            "config_hash_no_seed": config_hash(config, seed=False),
+            "overrides": overrides,
+            "git": git_state(),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether files differ from it; empty outside of a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

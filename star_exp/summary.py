@@ -1,0 +1,94 @@
+"""A run's iterations as a table in the terminal and as curves in a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from star_exp.files import replace_file
+
+COLUMNS = (  # heading, metric, format
+    ("iteration", "iteration", "{:d}"),
+    ("steps", "train/steps", "{:d}"),
+    ("coverage", "generate/coverage", "{:.1%}"),
+    ("+ hints", "rationalize/coverage", "{:.1%}"),
+    ("examples", "train/examples", "{:d}"),
+    ("loss", "train/final_loss", "{:.4f}"),
+    ("dev", "dev/accuracy", "{:.1%}"),
+)
+
+
+def best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first iteration with the highest dev/accuracy (STaR, section 4.1 reports the best)."""
+    measured = [line for line in lines if "dev/accuracy" in line]
+    if not measured:
+        return {}
+    line = max(measured, key=lambda line: line["dev/accuracy"])
+    return {"iteration": line["iteration"], "dev/accuracy": line["dev/accuracy"]}
+
+
+def groups(lines: Sequence[dict[str, Any]], metric: str) -> list[str]:
+    """The groups that a metric is split by in these lines: ["digits=1", "digits=2", ...]."""
+    prefix = f"{metric}/"
+    names = {
+        name.removeprefix(prefix) for line in lines for name in line if name.startswith(prefix)
+    }
+    return sorted(names, key=lambda name: (name.partition("=")[0], len(name), name))
+
+
+def table(lines: Sequence[dict[str, Any]]):
+    """A rich table, an iteration a row; columns that no iteration has are left out."""
+    from rich.table import Table
+
+    split = [(group, f"dev/accuracy/{group}", "{:.0%}") for group in groups(lines, "dev/accuracy")]
+    columns = [column for column in (*COLUMNS, *split) if any(column[1] in line for line in lines)]
+    made = Table()
+    for heading, _, _ in columns:
+        made.add_column(heading, justify="right")
+    for line in lines:
+        made.add_row(*(_cell(line.get(name), form) for _, name, form in columns))
+    return made
+
+
+def draw_curves(lines: Sequence[dict[str, Any]], path: Path, head: dict[str, Any]) -> None:
+    """Accuracy by group, coverage, and diversity over iterations, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    shades = pyplot.get_cmap("viridis")
+    split = groups(lines, "dev/accuracy")
+    for place, group in enumerate(split):
+        shade = shades(place / max(1, len(split)))
+        _curve(left, lines, f"dev/accuracy/{group}", group, color=shade)
+    _curve(left, lines, "dev/accuracy", "all", color="black", linewidth=2.5)
+    left.set_title("accuracy on dev (greedy)")
+    _curve(middle, lines, "generate/coverage", "without a hint")
+    _curve(middle, lines, "train/coverage", "with rationalization")
+    middle.set_title("coverage: training problems solved")
+    for name in ("distinct_share", "distinct_4", "self_bleu"):
+        _curve(right, lines, f"generate/{name}", name)
+    right.set_title("diversity of the rationales")
+    for axes in (left, middle, right):
+        axes.set(ylim=(-0.02, 1.02), xlabel="iteration")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=8)
+    figure.suptitle("{variant} on {task}, {model}, seed {seed}".format_map(head))
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def _curve(axes, lines: Sequence[dict[str, Any]], name: str, label: str, **style: Any) -> None:
+    points = [(line["iteration"], line[name]) for line in lines if name in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label, **style)
+
+
+def _cell(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return form.format(int(value) if form == "{:d}" else value)
