@@ -1,7 +1,7 @@
 """How long each phase took, on disk, so that the seconds of a killed process are not forgotten.
 
-clock/<rank>.jsonl in the run directory: a line {"iteration", "phase", "seconds"} for each piece of work
-that was finished. Kept apart from the rollouts, which are the same to the byte in every run.
+clock/<rank>.jsonl in the run directory: a line {"iteration", "phase", "seconds"} for each piece of
+work that was finished. Kept apart from the rollouts, which are the same to the byte in every run.
 """
 
 import json

@@ -12,8 +12,8 @@ WHAT_TO_DO = {
     errno.ENOSPC: "The disk is full. Free some space",
     errno.EDQUOT: "The disk quota is used up. Free some space",
     errno.EROFS: "The file system is read-only. Mount it writable, or choose another run_dir=",
-    errno.EACCES: "The directory is not writable. Change its permissions, or choose another run_dir=",
-    errno.EPERM: "The directory is not writable. Change its permissions, or choose another run_dir=",
+    errno.EACCES: "The directory is not writable. Change its mode, or choose another run_dir=",
+    errno.EPERM: "The directory is not writable. Change its mode, or choose another run_dir=",
 }
 
 

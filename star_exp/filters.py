@@ -1,4 +1,4 @@
-"""Which rollouts are trained on. A filter is list[Rollout] -> list[Rollout]; config lists them in order."""
+"""Which rollouts are trained on: filters list[Rollout] -> list[Rollout], applied in order."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ class Correct:
 
 @dataclass(frozen=True)
 class Distinct:
-    """The first of those with the same problem and the same text."""
+    """The first of those with the same question and the same text, whatever their problems' ids."""
 
     def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
         first = {}
         for rollout in rollouts:
-            first.setdefault((rollout.problem, rollout.text), rollout)
+            first.setdefault((rollout.question, rollout.text), rollout)
         return list(first.values())
 
 

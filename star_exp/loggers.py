@@ -56,7 +56,7 @@ def tensorboard_logger() -> Builder:
 def wandb_logger(
     project: str, entity: str | None = None, offline: bool | None = None, artifacts: bool = True
 ) -> Builder:
-    """Weights & Biases. offline None: unless logged in; never a prompt, never a need of an account."""
+    """Weights & Biases. offline None: unless logged in. Never a prompt, never an account needed."""
 
     def build(run: RunInfo) -> Logger:
         return RolloutWandbLogger(

@@ -1,4 +1,4 @@
-"""Every number that is logged: its name, unit, direction, meaning, and how it follows from rollouts.
+"""Every number that is logged: name, unit, direction, meaning, and how rollouts give it.
 
 `METRICS` is the one list of names: W&B's `define_metric`, the table at a run's end, the report and
 docs/metrics.md are made from it. The functions below it are pure, over lists of rollouts, so that
@@ -57,6 +57,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("generate/coverage", "share", "up", "training problems solved without a hint"),
     Metric("generate/coverage/*", "share", "up", "the same for one group of problems"),
     *_sampled("rationalize", "rationales written with the answer shown"),
+    Metric("rationalize/accuracy/*", "share", "up", "the same for one group of problems"),
     Metric(
         "rationalize/coverage", "share", "up", "problems solved only with the hint, of all drawn"
     ),
@@ -87,7 +88,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def metric(name: str) -> Metric:
-    """The registered metric of this name, `dev/accuracy/digits=4` by its pattern. KeyError if none."""
+    """The metric of this name; `dev/accuracy/digits=4` by its pattern. KeyError if none."""
     pattern = name.rpartition("/")[0] + "/*"
     for candidate in METRICS:
         if candidate.name == name or candidate.name == pattern:
@@ -96,7 +97,7 @@ def metric(name: str) -> Metric:
 
 
 def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, float]:
-    """The metrics of one phase's rollouts; {} if there are none (a phase that did not run has none).
+    """The metrics of one phase's rollouts; {} if there are none, never zeros.
 
     split: the metric that is also given for each group of problems: "accuracy" or "coverage".
     """
@@ -196,7 +197,7 @@ def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
     half /= 1 + z * z / trials
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _share(flags) -> float:

@@ -1,8 +1,8 @@
 """What is passed around: a problem, what a model wrote for it, and how that was judged.
 
-Three frozen dataclasses and nothing that imports torch. A rollout does not hold its prompt: a prompt
-is made from the problem, `Task.prompt(problem)`, so that the text a rationalized rollout is trained
-with cannot contain the hint it was sampled with.
+Three frozen dataclasses and nothing that imports torch. A rollout does not hold its prompt: a
+prompt is made from the problem, `Task.prompt(problem)`, so that the text a rationalized rollout is
+trained with cannot contain the hint it was sampled with.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """One run: builds what the config names, fits, and leaves a run directory behind.
 
-`run` is called by Hydra for each job, with a config that is already validated. The same config again
-continues where the last call stopped; a finished run returns its result at once.
+`run` is called by Hydra for each job, with a config that is already validated. The same config
+again continues where the last call stopped; a finished run returns its result at once.
 """
 
 import logging
@@ -42,7 +42,7 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
     Raises UserError where the run directory, its checkpoint or its rollouts can't be used.
     """
     console = Console()
-    _quiet_libraries()
+    quiet_libraries()
     with RunDirectory(Path(config["run_dir"]), main=rank_zero_only.rank == 0) as directory:
         results = directory.open(config, overrides)
         if results["status"] == "finished":
@@ -217,7 +217,7 @@ def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> No
     console.print(f"{root}: {what}", highlight=False, soft_wrap=True)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Notices that say nothing to the user of a run; warnings of substance stay."""
     disable_progress_bar()  # transformers shows one for every model that is read
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

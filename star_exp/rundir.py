@@ -130,7 +130,7 @@ class RunDirectory:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether files differ from it; empty outside of a checkout."""
+    """Commit of the code that runs, and whether files differ from it; {} outside of a checkout."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

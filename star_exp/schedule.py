@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from star_exp.seeds import derive
+
 T = TypeVar("T")
 
 
@@ -44,12 +46,56 @@ class Epochs:
         return max(1, math.ceil(self.epochs * examples / batch_size))
 
 
-def training_order(examples: int, draws: int, seed: int) -> list[int]:
-    """Indices of `draws` examples: shuffled passes over all of them, the last pass cut short."""
-    rng, order = random.Random(seed), []
-    while len(order) < draws:
-        order += rng.sample(range(examples), examples)
-    return order[:draws]
+def passes(examples: Sequence[T], draws: int, seed: int) -> list[T]:
+    """`draws` of the examples: shuffled passes over all of them, the last pass cut short."""
+    rng, drawn = random.Random(seed), []
+    while len(drawn) < draws:
+        drawn += rng.sample(examples, len(examples))
+    return drawn[:draws]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every example equally often."""
+
+    def __call__(self, groups: Sequence[str], draws: int, seed: int) -> list[int]:
+        """Indices of `draws` examples; groups[i] is the group of example i."""
+        return passes(range(len(groups)), draws, seed)
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Every group of the task equally often, as the paper's training pool holds equally many
+    problems of each length: what passes the filters is mostly easy, and the hard is forgotten.
+
+    A departure from STaR, which trains on what was kept as it comes (Shuffled).
+    """
+
+    def __call__(self, groups: Sequence[str], draws: int, seed: int) -> list[int]:
+        members: dict[str, list[int]] = {}
+        for index, group in enumerate(groups):
+            members.setdefault(group, []).append(index)
+        share = math.ceil(draws / len(members))
+        drawn = [passes(members[group], share, derive(seed, group)) for group in sorted(members)]
+        return [index for turn in zip(*drawn, strict=True) for index in turn][:draws]
+
+
+def batches(
+    order: Sequence[int], batch_size: int, lengths: Sequence[int], window: int, seed: int
+) -> list[list[int]]:
+    """The order cut into batches; of every `window` of them, by length, to need less padding.
+
+    Each window holds the same examples as without; its batches come in a shuffled order.
+    """
+    rng, cut = random.Random(seed), []
+    for start in range(0, len(order), window * batch_size):
+        part = list(order[start : start + window * batch_size])
+        if window > 1:
+            rng.shuffle(part)
+            part.sort(key=lambda index: lengths[index])
+        pieces = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        cut += rng.sample(pieces, len(pieces)) if window > 1 else pieces
+    return cut
 
 
 def draw(population: Sequence[T], size: int | None, seed: int) -> Sequence[T]:

@@ -4,7 +4,7 @@ import hashlib
 
 
 def derive(*names: int | str) -> int:
-    """A seed in [0, 2**63) for what `names` name: derive(run_seed, iteration, "generate", "train/7", 0).
+    """A seed in [0, 2**63) for what is named: derive(seed, iteration, "generate", "train/7", 0).
 
     blake2b and not `hash()`, which is salted per process.
     """

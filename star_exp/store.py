@@ -7,7 +7,8 @@
 A folder iter_n holds all that iteration n did: M_{n-1} wrote generate/ and rationalize/, which made
 M_n, which wrote dev/. iter_000 holds the evaluation of the base model. Any of it is read by
 `datasets.load_dataset("parquet", data_files=...)`, duckdb or pandas. A shard is written to a `.tmp`
-file, flushed to the disk and renamed, so that a file which exists is whole, whenever the power went.
+file, flushed to the disk and renamed, so that a file which exists is whole, whenever the power
+went.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How good each model is: greedy samples of held-out problems, kept in the store like all others."""
+"""How good each model is: greedy samples of held-out problems, kept in the store like others."""
 
 from collections.abc import Sequence
 

@@ -14,15 +14,21 @@ from star_exp.store import by_problem
 
 
 class Generate(Phase):
-    """`samples` rationales for each problem of the iteration (STaR, Algorithm 1, line 3)."""
+    """`samples` rationales for each problem of the iteration (STaR, Algorithm 1, line 3).
+
+    problems_a_shard: sampled in one call and written as one file; what a crash can cost.
+    """
 
     phase = "generate"
     hinted = False
 
-    def __init__(self, sampler: Sampler, samples: int = 1):
-        if samples < 1:
-            raise ValueError(f"callbacks.{self.phase}.samples={samples}: expected at least 1")
-        self.sampler, self.samples = sampler, samples
+    def __init__(self, sampler: Sampler, samples: int = 1, problems_a_shard: int = 500):
+        if samples < 1 or problems_a_shard < 1:
+            raise ValueError(
+                f"callbacks.{self.phase}: samples={samples} and problems_a_shard={problems_a_shard} "
+                "must be at least 1"
+            )
+        self.sampler, self.samples, self.problems_a_shard = sampler, samples, problems_a_shard
 
     def on_iteration_start(
         self, trainer: pl.Trainer, module: LanguageModel, iteration: int
@@ -34,6 +40,7 @@ class Generate(Phase):
             problems=self.todo(data, iteration),
             samples=self.samples,
             hinted=self.hinted,
+            problems_a_shard=self.problems_a_shard,
         )
         sample_phase(trainer, module, data, work, self.sampler)
 
@@ -42,7 +49,7 @@ class Generate(Phase):
 
 
 class Rationalize(Generate):
-    """A rationale for each problem that `generate` failed on, with the answer shown (lines 4 and 6).
+    """A rationale for what `generate` failed on, with the answer shown (lines 4 and 6).
 
     The text of Algorithm 1 hints every problem and keeps the failed ones; hinting only those, as
     section 3.2 and the released code do, gives the same set.
@@ -58,7 +65,7 @@ class Rationalize(Generate):
 
 
 class GoldAnswers(Phase):
-    """The right answer of each problem, without a rationale, as a training example (direct baseline).
+    """The right answer of each problem, without a rationale, as an example (direct baseline).
 
     Nothing is sampled: the records say so by their phase, and by weights "gold".
     """

@@ -2,11 +2,11 @@
 
 One outer iteration is one Lightning epoch:
 
-    FitLoop.setup_data      RolloutDataModule.train_dataloader() -> on_iteration_start of each phase,
-                            in config order: M_{n-1} samples what the store does not hold yet
-    on_train_epoch_start    ResetToBase, SeedIteration
-    training_step ...       fine-tuning on what passed the filters
-    on_train_epoch_end      Evaluate, Report, and last ModelCheckpoint: iteration n is durable
+    FitLoop.setup_data     RolloutDataModule.train_dataloader() -> on_iteration_start of each phase,
+                           in config order: M_{n-1} samples what the store does not hold yet
+    on_train_epoch_start   ResetToBase, SeedIteration
+    training_step ...      fine-tuning on what passed the filters
+    on_train_epoch_end     Evaluate, Report, and last ModelCheckpoint: iteration n is durable
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""What a run says of itself: metrics.jsonl, results.json, the loggers, and at the end table and curves.
+"""What a run says of itself: metrics.jsonl, results.json, loggers, and at the end its curves.
 
-All numbers of an iteration are computed from the store, plus what only the fine-tuning knows (steps,
-loss, tokens). An iteration's line is replaced, never appended twice: it may be computed again after a
-kill that came before the checkpoint.
+All numbers of an iteration are computed from the store, plus what only the fine-tuning knows
+(steps, loss, tokens). An iteration's line is replaced, never appended twice: it may be computed
+again after a kill that came before the checkpoint.
 """
 
 import json
@@ -131,7 +131,7 @@ class Report(Phase):
     def _cost(
         before: dict[str, float], values: dict[str, float], module: LanguageModel
     ) -> dict[str, float]:
-        """Totals since the start. FLOPs: 2N forward, 4N backward (Kaplan et al. 2020, section 2.1)."""
+        """Totals since the start; 2N FLOPs forward, 4N backward (Kaplan et al. 2020, 2.1)."""
         written = sum(values.get(f"{phase}/tokens", 0) for phase in ("generate", "rationalize"))
         read = sum(values.get(f"{phase}/prompt_tokens", 0) for phase in ("generate", "rationalize"))
         trained = values.get("train/tokens", 0)

@@ -13,7 +13,7 @@ from star_exp.seeds import derive
 
 
 class ResetToBase(Phase):
-    """Every iteration fine-tunes M_0 with a fresh optimizer (STaR, Algorithm 1, line 7; section 3.1)."""
+    """Every iteration fine-tunes M_0 with a fresh optimizer (STaR, Algorithm 1, line 7)."""
 
     # not called when an epoch is resumed halfway, so restored weights are never wiped
     def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
@@ -33,7 +33,7 @@ class ResetOptimizer(Phase):
 
 
 class SeedIteration(pl.Callback):
-    """Makes an iteration a function of weights, data and seed: checkpoints hold no state of an RNG."""
+    """An iteration is a function of weights, data and seed: checkpoints hold no RNG state."""
 
     def __init__(self, seed: int):
         self.seed = seed

@@ -19,8 +19,6 @@ from star_exp.sampling.base import Policy, Request, Sample, Sampler, fingerprint
 from star_exp.seeds import derive
 from star_exp.tasks.base import Task
 
-SHARD = 500  # rollouts, at least one problem's: what a crash can cost, and a file's size
-
 
 @dataclass(frozen=True)
 class Work:
@@ -31,6 +29,7 @@ class Work:
     problems: Sequence[Problem]
     samples: int = 1
     hinted: bool = False
+    problems_a_shard: int = 500
 
 
 def sample_phase(
@@ -54,7 +53,7 @@ def sample_phase(
         ]
         samples = sampler.sample(module.policy, requests, data.task.stop)
         return [
-            judged(module.policy, data.task, work, problem, index, request, sample, weights)
+            to_rollout(module.policy, data.task, work, problem, index, request, sample, weights)
             for (problem, index), request, sample in zip(pairs, requests, samples, strict=True)
         ]
 
@@ -66,7 +65,7 @@ def sample_phase(
         problems=work.problems,
         weights=weights,
         make=make,
-        problems_a_shard=max(1, SHARD // work.samples),
+        problems_a_shard=work.problems_a_shard,
     )
 
 
@@ -79,7 +78,7 @@ def write_phase(
     problems: Sequence[Problem],
     weights: str,
     make: Callable[[Sequence[Problem]], list[Rollout]],
-    problems_a_shard: int = SHARD,
+    problems_a_shard: int = 500,
 ) -> None:
     """Writes the shards that are missing, each rank its share, and waits for the other ranks."""
     starts = range(0, len(problems), problems_a_shard)
@@ -87,7 +86,7 @@ def write_phase(
         data.store.missing(iteration, phase, len(starts), weights) if trainer.is_global_zero else []
     )
     pending = trainer.strategy.broadcast(pending)
-    done, right, tokens = (len(starts) - len(pending)) * problems_a_shard, 0, 0
+    done, right, judged, tokens = (len(starts) - len(pending)) * problems_a_shard, 0, 0, 0
     for shard in pending[trainer.global_rank :: trainer.world_size]:
         begun = time.perf_counter()
         chosen = problems[starts[shard] : starts[shard] + problems_a_shard]
@@ -96,6 +95,7 @@ def write_phase(
         data.clock.add(iteration, phase, time.perf_counter() - begun, trainer.global_rank)
         done += len(chosen) * trainer.world_size
         right += sum(rollout.correct for rollout in rollouts)
+        judged += len(rollouts)
         tokens += sum(len(rollout.tokens) for rollout in rollouts)
         announce(
             trainer,
@@ -104,13 +104,13 @@ def write_phase(
             min(done, len(problems)),
             len(problems),
             right=right,
-            judged=len(rollouts),
+            judged=judged,
             tokens=tokens,
         )
     trainer.strategy.barrier(f"{phase} {iteration}")
 
 
-def judged(
+def to_rollout(
     policy: Policy,
     task: Task,
     work: Work,

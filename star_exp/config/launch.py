@@ -16,18 +16,25 @@ from star_exp.config.validate import validate
 
 
 def launch(arguments: list[str]) -> None:
-    """Runs `star-exp run ARGUMENTS`. Errors come out as exceptions, not as Hydra's prints."""
+    """Runs `star-exp run ARGUMENTS`. Errors come out as exceptions, not as Hydra's prints.
+
+    A job that fails does not stop the others of a multirun; the first error is raised at the end.
+    """
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    command = sys.argv
+    command, errors = sys.argv, []
 
     def job(config: DictConfig) -> float | None:
         sys.argv = command  # Lightning starts the other ranks of a DDP run with these words
-        resolved = plain(config)
-        validate(resolved)
-        from star_exp.run import run
+        try:
+            resolved = plain(config)
+            validate(resolved)
+            from star_exp.run import run
 
-        return run(resolved, overrides=list(HydraConfig.get().overrides.task))
+            return run(resolved, overrides=list(HydraConfig.get().overrides.task))
+        except Exception as error:
+            errors.append(error)
+            return None
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     sys.argv = [command[0], *arguments]
@@ -35,3 +42,5 @@ def launch(arguments: list[str]) -> None:
         main()
     finally:
         sys.argv = command
+    if errors:
+        raise errors[0]

@@ -1,4 +1,4 @@
-"""The top-level keys of a config and their types; below `_target_` the constructor is the schema."""
+"""Top-level keys of a config and their types; below `_target_` the constructor is the schema."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Refuses a config that no run could use, with what was found, what was expected and a near miss."""
+"""Refuses a config that no run could use: what was found, what was expected, a near miss."""
 
 import ast
 import difflib

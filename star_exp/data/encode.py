@@ -1,7 +1,8 @@
 """Tokens and loss mask of a training example, and batches of them.
 
-The tokens of a rollout are those that were sampled: nothing is tokenized a second time. The mask comes
-from lengths, never from the id of the pad token, which for many models is the end-of-text token too.
+The tokens of a rollout are those that were sampled: nothing is tokenized a second time. The mask
+comes from lengths, never from the id of the pad token, which for many models is the end-of-text
+token too.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Example:
 
 
 def example(policy: Policy, prompt: str, rollout: Rollout) -> Example:
-    """The rollout as an example with `prompt`, which is without a hint whatever it was sampled with.
+    """The rollout as an example after `prompt`, which shows no hint whatever it was sampled with.
 
     The end-of-text token is appended where the sample ended with a stop string, and is trained on.
     """
@@ -38,6 +39,12 @@ def example(policy: Policy, prompt: str, rollout: Rollout) -> Example:
         tokens.append(end_token(policy))
         trained.append(True)
     return Example(tuple(tokens), tuple(trained))
+
+
+def text_example(policy: Policy, prompt: str, completion: str) -> Example:
+    """A text that no model sampled, as an example: a seed rationale."""
+    before, after = policy.encode(prompt), (*policy.encode(completion), end_token(policy))
+    return Example((*before, *after), (False,) * len(before) + (True,) * len(after))
 
 
 def end_token(policy: Policy) -> int:

@@ -7,15 +7,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from star_exp.clock import Clock
-from star_exp.data.encode import Example, collate, example, trained_tokens
+from star_exp.data.encode import Example, collate, example, text_example, trained_tokens
 from star_exp.errors import UserError
 from star_exp.records import Problem, Rollout
-from star_exp.schedule import draw, training_order
+from star_exp.sampling.base import Policy
+from star_exp.schedule import batches, draw, passes
 from star_exp.seeds import derive
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
 Filter = Callable[[list[Rollout]], list[Rollout]]
+Order = Callable[[Sequence[str], int, int], list[int]]  # (group of each, draws, seed) -> indices
 Schedule = Callable[[int, int, int], int]  # (iteration, examples, batch size) -> optimizer steps
 
 
@@ -24,6 +26,9 @@ class RolloutDataModule(pl.LightningDataModule):
     problems_per_iteration: drawn anew for each iteration, None: all of the train split.
     batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
     phases: whose rollouts are trained on, in this order.
+    replay: share of the draws that are seed rationales of the task, `exemplars` of each group, with
+        and without the answer shown; see conf/data/rollouts.yaml.
+    bucket: batches hold examples of like length, formed within this many steps' draws; 1: as drawn.
     """
 
     def __init__(
@@ -34,14 +39,20 @@ class RolloutDataModule(pl.LightningDataModule):
         seed: int,
         schedule: Schedule,
         filters: Sequence[Filter],
+        order: Order,
         phases: Sequence[str],
         batch_size: int,
+        bucket: int = 1,
+        replay: float = 0.0,
+        exemplars: int = 0,
         problems_per_iteration: int | None = None,
     ):
         super().__init__()
         self.task, self.store, self.clock, self.seed = task, store, clock, seed
         self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
-        self.batch_size, self.problems_per_iteration = batch_size, problems_per_iteration
+        self.order, self.batch_size, self.bucket = order, batch_size, bucket
+        self.replay, self.exemplars = replay, exemplars
+        self.problems_per_iteration = problems_per_iteration
         self.num_examples = 0
         self.num_tokens = 0
 
@@ -75,20 +86,30 @@ class RolloutDataModule(pl.LightningDataModule):
             for phase in phases:
                 phase.on_run_end(trainer, module, iteration - 1)  # type: ignore[arg-type]
             return DataLoader(Steps([], [], 0, 1, 0), batch_size=None)
-        examples = self.examples(module.policy, iteration)
+        rollouts = self.kept(iteration)
+        examples = self.examples(module.policy, iteration, rollouts)
         steps = self.schedule(iteration, len(examples), self.batch_size)
-        order = training_order(
-            len(examples), steps * self.batch_size, derive(self.seed, "order", iteration)
+        seed = derive(self.seed, "order", iteration)
+        groups = [str(sorted(rollout.groups.items())) for rollout in rollouts]
+        draws = steps * self.batch_size
+        replayed = self.seed_examples(module.policy) if self.replay else []
+        again = passes(
+            range(len(examples), len(examples) + len(replayed)), int(draws * self.replay), seed
         )
-        self.num_examples = len(examples)
-        self.num_tokens = sum(len(examples[index].tokens) for index in order)
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        order = self.order(groups, draws - len(again), seed) + again
+        order = passes(order, draws, derive(seed, "mixed")) if again else order
+        examples += replayed
+        lengths = [len(example.tokens) for example in examples]
+        self.num_examples = len(rollouts)
+        self.num_tokens = sum(lengths[index] for index in order)
+        cut = batches(order, self.batch_size, lengths, self.bucket, seed)
         dataset = Steps(
-            examples, batches, trainer.global_rank, trainer.world_size, module.policy.pad_token
+            examples, cut, trainer.global_rank, trainer.world_size, module.policy.pad_token
         )
         return DataLoader(dataset, batch_size=None, shuffle=False)
 
-    def examples(self, policy, iteration: int) -> list[Example]:
+    def kept(self, iteration: int) -> list[Rollout]:
+        """The rollouts of the iteration's phases that pass the filters. UserError if none does."""
         rollouts = self.store.read(iteration, *self.phases)
         kept = rollouts
         for filter_ in self.filters:
@@ -101,19 +122,32 @@ class RolloutDataModule(pl.LightningDataModule):
                 "train on. Draw more problems (data.problems_per_iteration), take more samples "
                 "(callbacks.generate.samples), or start from a stronger base model"
             )
-        # a problem of each rollout is known by its id alone: prompts are never stored
+        return kept
+
+    def examples(
+        self, policy: Policy, iteration: int, rollouts: Sequence[Rollout]
+    ) -> list[Example]:
+        """Each rollout after the prompt of its problem, which is made here and shows no hint."""
         problems = {problem.id: problem for problem in self.problems(iteration)}
         return [
             example(policy, self.task.prompt(problems[rollout.problem]), rollout)
-            for rollout in kept
+            for rollout in rollouts
+        ]
+
+    def seed_examples(self, policy: Policy) -> list[Example]:
+        """The seed rationales that the base model was made from, with and without hint."""
+        return [
+            text_example(policy, self.task.prompt(exemplar.problem, hint), exemplar.completion)
+            for exemplar in self.task.exemplars(self.exemplars)
+            for hint in (False, True)
         ]
 
 
 class Steps(Dataset[dict[str, Tensor]]):
     """Item i is this rank's part of optimizer step i.
 
-    batch["share"]: trained tokens of the whole step over the number of ranks, what a sum of losses is
-    divided by so that the mean of the ranks' gradients is that of the step's mean loss.
+    batch["share"]: trained tokens of the whole step over the number of ranks, what a sum of losses
+    is divided by so that the mean of the ranks' gradients is that of the step's mean loss.
     """
 
     def __init__(

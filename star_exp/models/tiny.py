@@ -1,11 +1,11 @@
 """A base model made on the spot: a small Llama that has seen a few rationales, and nothing else.
 
-STaR needs a model that can follow a handful of exemplars; one of 0.8 M parameters has no such gift. So
-the exemplars go into its weights: it is trained on `seed_rationales` worked problems of each length,
-once as they are and once with the answer shown, for `steps` steps. That is the counterpart of the
-few-shot prompt of the paper (10 exemplars for each length, with and without hints, from pools of 50),
-and it is said so in the log and in results.json. The result is M_0, made once and kept in a cache under
-a hash of all that made it.
+STaR needs a model that can follow a handful of exemplars; one of 0.8 M parameters has no such gift.
+So the exemplars go into its weights: it is trained on `seed_rationales` worked problems of each
+length, once as they are and once with the answer shown, for `steps` steps. That is the counterpart
+of the few-shot prompt of the paper (10 exemplars for each length, with and without hints, from
+pools of 50), and it is said so in the log and in results.json. The result is M_0, made once and
+kept in a cache under a hash of all that made it.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from star_exp import __version__
-from star_exp.data.encode import Example, collate, end_token, trained_tokens
+from star_exp.data.encode import collate, text_example, trained_tokens
 from star_exp.files import explained
 from star_exp.models.base import BaseModel, Progress
 from star_exp.modules.loss import summed_loss
 from star_exp.sampling.base import Policy
-from star_exp.schedule import LinearDecay, training_order
+from star_exp.schedule import LinearDecay, passes
 from star_exp.seeds import derive
 from star_exp.tasks.base import Task
 
@@ -141,10 +141,8 @@ class TinyModel(BaseModel):
         return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=6).hexdigest()
 
     def _train(self, policy: Policy, texts: list[tuple[str, str]], progress: Progress) -> None:
-        examples = [_seed_example(policy, prompt, rationale) for prompt, rationale in texts]
-        order = training_order(
-            len(examples), self.steps * self.batch_size, derive(self.seed, "tiny", "order")
-        )
+        examples = [text_example(policy, prompt, rationale) for prompt, rationale in texts]
+        order = passes(examples, self.steps * self.batch_size, derive(self.seed, "tiny", "order"))
         optimizer = torch.optim.AdamW(
             policy.model.parameters(),
             lr=self.learning_rate,
@@ -157,8 +155,7 @@ class TinyModel(BaseModel):
             optimizer, lambda step: rate(step, self.steps)
         )
         for step in range(self.steps):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            batch = [examples[index] for index in chosen]
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             loss = summed_loss(policy.model, collate(batch, policy.pad_token))
             (loss / trained_tokens(batch)).backward()
             torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
@@ -171,12 +168,7 @@ class TinyModel(BaseModel):
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """One token a character of printable ASCII and the newline; no unknown token: others raise."""
     vocabulary = {PAD: 0, END: 1} | {c: place for place, c in enumerate(CHARACTERS, start=2)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
-
-
-def _seed_example(policy: Policy, prompt: str, rationale: str) -> Example:
-    before, after = policy.encode(prompt), (*policy.encode(rationale), end_token(policy))
-    return Example((*before, *after), (False,) * len(before) + (True,) * len(after))

@@ -56,7 +56,7 @@ class LanguageModel(pl.LightningModule):
     def _factor(self, step: int) -> float:
         """`num_training_batches` is that of this iteration, known before its first step."""
         steps = self.trainer.num_training_batches
-        # at the first set-up, before any loader is read, there is no iteration yet: any factor will do
+        # at the first set-up, before a loader is read, there is no iteration: any factor will do
         return self.rate(step, int(steps)) if steps not in (0, float("inf")) else 1.0
 
     @property

@@ -10,8 +10,8 @@ from star_exp.modules.loss import summed_loss
 class FineTune(LanguageModel):
     """Mean cross-entropy over the trained tokens of a step, wherever its examples lie.
 
-    The sum is divided by the trained tokens of the whole step over all ranks (batch["share"]), so that
-    DDP's mean of gradients is the gradient of one process with the whole batch.
+    The sum is divided by the trained tokens of the whole step over all ranks (batch["share"]), so
+    that DDP's mean of gradients is the gradient of one process with the whole batch.
     """
 
     def on_train_epoch_start(self) -> None:

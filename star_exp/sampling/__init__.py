@@ -1,1 +1,1 @@
-"""Samplers: from prompts to completions. The policy is an argument, so none can hold a stale one."""
+"""Samplers: from prompts to completions. The policy is an argument, so none holds a stale one."""

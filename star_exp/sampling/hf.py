@@ -1,8 +1,8 @@
 """Sampling from any causal language model of transformers, in batches that finished rows leave.
 
-Prompts are padded on the left and read at once; then one token a step for all rows. When a quarter of
-the rows have ended, their part of the key-value cache is dropped. Which token a row takes depends on
-its own logits and on its own seed (`noise.py`).
+Prompts are padded on the left and read at once; then one token a step for all rows. When a quarter
+of the rows have ended, their part of the key-value cache is dropped. Which token a row takes
+depends on its own logits and on its own seed (`noise.py`).
 """
 
 from collections.abc import Sequence

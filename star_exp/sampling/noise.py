@@ -1,9 +1,10 @@
 """Random numbers without a state: noise is a hash of (seed of the sample, position, token).
 
-Sampling a row then needs no generator of its own, and does not depend on which rows stand beside it,
-on the order, or on how often it was interrupted. splitmix64 (Steele et al. 2014, "Fast splittable
-pseudorandom number generators", figure 16) is used as a counter-based generator; Gumbel-max turns
-uniform numbers into a sample: argmax(logits + gumbel) is distributed as softmax(logits).
+Sampling a row then needs no generator of its own, and does not depend on which rows stand beside
+it, on the order, or on how often it was interrupted. splitmix64 (Steele et al. 2014, "Fast
+splittable pseudorandom number generators", figure 16) is used as a counter-based generator;
+Gumbel-max turns uniform numbers into a sample: argmax(logits + gumbel) is distributed as
+softmax(logits).
 """
 
 import torch
@@ -16,7 +17,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def uniform(seeds_B: Tensor, position: int, vocabulary: int) -> Tensor:
     """Numbers in (0, 1), (B, V) float64: a function of (seed, position, token) and nothing else."""
-    row = _mix(_mix(seeds_B) + (position + 1) * _GOLDEN)
+    row = _mix(_mix(seeds_B) + torch.full_like(seeds_B, position + 1) * _GOLDEN)
     token = torch.arange(1, vocabulary + 1, device=seeds_B.device) * _GOLDEN
     bits = _logical_shift(_mix(row[:, None] + token[None, :]), 11)  # 53 bits, as a double has
     return (bits.double() + 0.5) * 2.0**-53

@@ -1,0 +1,179 @@
+"""`star-exp eval RUN_DIR`: measures a run's model, on its own task or another.
+
+    star-exp eval outputs/.../seed0                              test and ood split, greedy
+    star-exp eval outputs/.../seed0 task.max_digits=7 sampling.max_new_tokens=80
+    star-exp eval outputs/.../seed0 --model best --splits dev --samples 4 sampling=hot
+
+The samples are kept like those of a run, below RUN_DIR/eval/, so that an interrupted evaluation
+goes on and one that was made is read and not made again.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from star_exp import metrics
+from star_exp.callbacks.sampling import Work, sample_phase
+from star_exp.clock import Clock
+from star_exp.config.compose import compose
+from star_exp.config.validate import ConfigError, did_you_mean, validate
+from star_exp.errors import UserError
+from star_exp.files import write_json
+from star_exp.modules.base import LanguageModel
+from star_exp.run import build, quiet_libraries
+from star_exp.store import RolloutStore, by_problem
+
+GROUPS = ("task", "sampling", "trainer")  # what an evaluation may change of a run's config
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("star-exp eval", description="Measure a run's model.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("overrides", nargs="*", help="task=..., task.KEY=..., sampling.KEY=...")
+    parser.add_argument("--model", choices=("last", "best", "base"), default="last")
+    parser.add_argument("--splits", default="test,ood", help="comma-separated (test,ood)")
+    parser.add_argument("--samples", type=int, default=1, help="of each problem (1)")
+    options = parser.parse_intermixed_args(arguments)
+    quiet_libraries()
+    evaluate(
+        options.run_dir,
+        overrides=options.overrides,
+        which=options.model,
+        splits=options.splits.split(","),
+        samples=options.samples,
+        console=Console(),
+    )
+    return 0
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    overrides: list[str],
+    which: str,
+    splits: list[str],
+    samples: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Measures, prints a table, and writes RUN_DIR/eval/<hash>/results.json, which is returned."""
+    config = _changed(_config_of(run_dir), overrides)
+    validate(config)
+    said = {
+        "model": which,
+        "samples": samples,
+        "task": config["task"],
+        "decoding": _sampler(config, overrides),
+    }
+    name = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=4).hexdigest()
+    folder = run_dir / "eval" / name
+    task = build(config["task"])
+    module, iteration = _model(run_dir, config, task, which)
+    data = build(
+        config["data"],
+        task=task,
+        store=RolloutStore(folder / "rollouts"),
+        clock=Clock(folder / "clock"),
+        seed=config["seed"],
+    )
+    hardware = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer: pl.Trainer = build(config["trainer"], **hardware, enable_model_summary=False)
+    module.to(trainer.strategy.root_device)
+    sampler, values, counts = build(said["decoding"]), {}, {}
+    for split in splits:
+        problems = task.problems(split)
+        if not problems:
+            console.print(f"{split}: the task has no problems in this split", highlight=False)
+            continue
+        work = Work(split, iteration, problems, samples)
+        sample_phase(trainer, module, data, work, sampler)
+        rollouts = data.store.read(iteration, split)
+        values |= metrics.sampled(split, rollouts, "accuracy")
+        counts[split] = {"problems": len(by_problem(rollouts)), "samples": samples}
+        console.print(_table(split, rollouts))
+    results = {**said, "iteration": iteration, "n": counts, "metrics": values}
+    write_json(folder / "results.json", results)
+    console.print(f"{folder / 'results.json'}: written", highlight=False, soft_wrap=True)
+    return results
+
+
+def _config_of(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{run_dir} is not a run directory: it holds no config.yaml")
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(config, dict)
+    return config  # type: ignore[return-value]
+
+
+def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The run's config with `task=...` and `task.key=...` of the command line, and no other."""
+    changed = OmegaConf.create(config)
+    OmegaConf.set_struct(changed, True)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for override in sorted(parsed, key=lambda o: "." in str(o.key_or_group)):  # groups first
+        key = str(override.key_or_group)
+        group = key.split(".")[0]
+        if group not in GROUPS:
+            raise ConfigError(
+                f"{key} can't be changed for an evaluation; {did_you_mean(group, GROUPS)}"
+            )
+        if key == group:
+            changed[group] = compose([f"{group}={override.value()}"])[group]
+            continue
+        parent, _, last = key.rpartition(".")
+        siblings = OmegaConf.select(changed, parent) or {}
+        if last not in siblings and not override.is_add():
+            raise ConfigError(f"{key}: there is no such key; {did_you_mean(last, siblings)}")
+        OmegaConf.update(changed, key, override.value(), force_add=True)
+    resolved = OmegaConf.to_container(changed, resolve=True)
+    assert isinstance(resolved, dict)
+    return resolved  # type: ignore[return-value]
+
+
+def _sampler(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The run's evaluation sampler (greedy), or `sampling` where that was changed by its group."""
+    if any(override.lstrip("+").startswith("sampling=") for override in overrides):
+        return config["sampling"]
+    limit = config["sampling"]["max_new_tokens"]
+    return {**config["callbacks"]["evaluate"]["sampler"], "max_new_tokens": limit}
+
+
+def _model(
+    run_dir: Path, config: dict[str, Any], task: Any, which: str
+) -> tuple[LanguageModel, int]:
+    """The module with the weights that were asked for, and the iteration they are of."""
+    trained = build(_config_of(run_dir)["task"])  # the base model was made with the run's own task
+    base = build(config["model"]).prepare(trained, Path(config["cache_dir"]), lambda done, of: None)
+    module: LanguageModel = build(config["module"], base=base)
+    if which == "base":
+        return module, 0
+    path = run_dir / "checkpoints" / f"{which}.ckpt"
+    if not path.exists():
+        raise UserError(f"{path} is not there: the run has no {which} model yet; --model base has")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module, int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def _table(split: str, rollouts: list) -> Table:
+    """Accuracy of a split and of its groups, with n and a 95% interval over problems."""
+    table = Table(title=split, title_justify="left")
+    for heading in ("", "accuracy", "95% interval", "problems"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, part in {"all": rollouts, **metrics.by_group(rollouts)}.items():
+        problems = by_problem(part)
+        right = sum(metrics.accuracy(rollouts) for rollouts in problems.values())
+        low, high = metrics.wilson_interval(right, len(problems))
+        table.add_row(
+            name, f"{right / len(problems):.1%}", f"{low:.1%} - {high:.1%}", str(len(problems))
+        )
+    return table

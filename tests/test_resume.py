@@ -1,0 +1,159 @@
+"""A run that is killed with SIGKILL, wherever it is, and started again, ends like one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from star_exp.errors import CheckpointError
+from star_exp.run import run
+from star_exp.store import StoreError
+from tests.test_run import final_weights, results, shards
+
+# where the run is killed: a function, and at which of its calls
+PLACES = {
+    "unbroken": (None, 0),
+    "base_training": ("star_exp.models.tiny:summed_loss", 40),
+    "base_saving": ("star_exp.models.tiny:os.replace", 1),
+    "first_evaluation": ("star_exp.store:RolloutStore.write", 1),
+    "generation": ("star_exp.store:RolloutStore.write", 5),
+    "generation_after_the_file": ("star_exp.clock:Clock.add", 5),
+    "rationalization": ("star_exp.store:RolloutStore.write", 7),
+    "fine_tuning": ("star_exp.modules.finetune:FineTune.training_step", 17),
+    "evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_train_epoch_end", 2),
+    "metrics_writing": ("star_exp.callbacks.report:write_text", 3),
+    "checkpoint_before": ("lightning_fabric.plugins.io.torch_io:_atomic_save", 2),
+    "checkpoint_inside": ("torch:save", 4),
+    "checkpoint_after_the_best": ("pytorch_lightning.callbacks:ModelCheckpoint._save_last_checkpoint", 2),
+    "final_evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_run_end", 1),
+    "model_saving": ("star_exp.run:_save_model", 1),
+    "results_writing": ("star_exp.rundir:RunDirectory.finish", 1),
+}
+TIMED = ("seconds", "tokens_per_s")
+
+
+@pytest.fixture(scope="module")
+def runs(small_config, tmp_path_factory) -> Path:
+    """All scenarios, each in runs/<name>, with a log beside it."""
+    root = tmp_path_factory.mktemp("killed")
+    scenarios = {}
+    for name, (place, call) in PLACES.items():
+        words = ["logger=none", "callbacks.generate.problems_a_shard=25"]
+        words += [f"cache_dir={root}/cache_{name}"] if name.startswith("base_") else []
+        scenarios[name] = (small_config(root / name, *words), place, call)
+    path = root / "scenarios.json"
+    path.write_text(json.dumps(scenarios))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed", str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    (root / "outcomes.json").write_text(json.dumps({o["name"]: o for o in outcomes}))
+    return root
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if name != "unbroken"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(runs, name):
+    outcome = json.loads((runs / "outcomes.json").read_text())[name]
+    log = (runs / f"{name}.log").read_text()
+    assert outcome["killed"] == -signal.SIGKILL, log
+    assert outcome["finished"] == 0, log
+    assert shards(runs / name) == shards(runs / "unbroken")
+    assert final_weights(runs / name) == final_weights(runs / "unbroken")
+    mine, theirs = results(runs / name), results(runs / "unbroken")
+    assert mine["status"] == "finished"
+    assert untimed(mine["iterations"]) == untimed(theirs["iterations"])
+    lines = [json.loads(x) for x in (runs / name / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2]
+    assert untimed(lines) == untimed(theirs["iterations"])
+    assert not list((runs / name).rglob("*.stale"))
+
+
+def untimed(lines: list[dict]) -> list[dict]:
+    """Metrics but for those that are wall time."""
+    return [
+        {name: value for name, value in line.items() if not name.endswith(TIMED)} for line in lines
+    ]
+
+
+def test_no_metric_is_lost_but_for_wall_time(runs):
+    names = [set(line) for line in results(runs / "unbroken")["iterations"]]
+    for name in PLACES:
+        again = [set(line) for line in results(runs / name)["iterations"]]
+        for mine, theirs in zip(again, names, strict=True):
+            assert {n for n in theirs - mine if not n.endswith(TIMED)} == set()
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_iterations_are_trained_again(
+    small_config, tmp_path
+):
+    words = ("logger=none", "iterations=1")
+    run(small_config(tmp_path, *words), [])
+    before, weights = shards(tmp_path), final_weights(tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last.ckpt can't be read .* Delete it and"):
+        run(small_config(tmp_path, "logger=none", "iterations=2"), [])
+    last.unlink()
+    run(small_config(tmp_path, "logger=none", "iterations=2"), [])
+    after = shards(tmp_path)
+    assert all(after[path] == data for path, data in before.items())
+    assert results(tmp_path)["status"] == "finished"
+    assert weights != final_weights(tmp_path)
+
+
+def test_a_truncated_shard_is_named_and_only_it_is_sampled_again(small_config, tmp_path):
+    words = ("logger=none", "iterations=1")
+    run(small_config(tmp_path, *words), [])
+    before = shards(tmp_path)
+    shard = tmp_path / "rollouts" / "iter_001" / "dev" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(StoreError, match=r"dev/00000.parquet can't be read .* Delete this file"):
+        run(small_config(tmp_path, "logger=none", "iterations=2"), [])
+    assert {path for path in shards(tmp_path)} == set(before)
+
+
+def test_a_full_disk_is_reported_and_what_was_whole_stays(small_config, tmp_path, monkeypatch):
+    import errno
+
+    from star_exp import files
+
+    words = ("logger=none", "iterations=2")
+    replace, calls = os.replace, []
+
+    def full(source, target):
+        if str(target).endswith(".parquet"):
+            calls.append(target)
+            if len(calls) > 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(OSError, match="The disk is full. Free some space and give the same"):
+            run(small_config(tmp_path / "a", *words), [])
+    whole = shards(tmp_path / "a")
+    assert len(whole) == 6
+    assert not list(tmp_path.rglob("*.tmp"))
+    run(small_config(tmp_path / "a", *words), [])
+    run(small_config(tmp_path / "b", *words), [])
+    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+    assert whole.items() <= shards(tmp_path / "a").items()
+
+
+def test_a_read_only_directory_is_reported(small_config, tmp_path, monkeypatch):
+    import errno
+
+    def read_only(self, *args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError, match=r"read-only. Mount it writable, or choose another run_dir="):
+        run(small_config(tmp_path / "run", "logger=none"), [])
