@@ -19,8 +19,9 @@ class Clock:
         path = self.folder / f"{rank}.jsonl"
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            with path.open("ab+") as file:
+                cut = file.tell() > 0 and path.read_bytes()[-1:] != b"\n"  # by a kill
+                file.write((cut * "\n" + json.dumps(entry) + "\n").encode())
 
     def seconds(self, iteration: int) -> dict[str, float]:
         """Wall time of each phase of an iteration: that of the busiest rank."""
@@ -30,7 +31,7 @@ class Clock:
             for line in path.read_text().splitlines():
                 try:
                     entry = json.loads(line)
-                except json.JSONDecodeError:  # the process was killed while it wrote this line
+                except json.JSONDecodeError:  # cut by a kill
                     continue
                 if entry["iteration"] == iteration:
                     mine[entry["phase"]] = mine.get(entry["phase"], 0.0) + entry["seconds"]

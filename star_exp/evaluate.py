@@ -24,12 +24,13 @@ from rich.table import Table
 from star_exp import metrics
 from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.clock import Clock
+from star_exp.config.build import build
 from star_exp.config.compose import compose
 from star_exp.config.validate import ConfigError, did_you_mean, validate
 from star_exp.errors import UserError
 from star_exp.files import write_json
 from star_exp.modules.base import LanguageModel
-from star_exp.run import build, quiet_libraries
+from star_exp.run import quiet_libraries
 from star_exp.store import RolloutStore, by_problem
 
 GROUPS = ("task", "sampling", "trainer")  # what an evaluation may change of a run's config

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
@@ -27,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from star_exp import summary
 from star_exp.callbacks.reset import SeedIteration
 from star_exp.clock import Clock
+from star_exp.config.build import build
 from star_exp.errors import CheckpointError
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel
@@ -99,14 +99,6 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> p
     if rank_zero_only.rank == 0 and not trainer.interrupted:
         _save_model(module, directory.root / "model")
     return trainer
-
-
-def build(node: dict[str, Any], **handed: Any) -> Any:
-    """What `_target_` names, with the settings of its config and these objects.
-
-    As a partial first: Hydra would take the objects that are dataclasses for configs.
-    """
-    return instantiate(node, _partial_=True, _convert_="all")(**handed)
 
 
 def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console) -> list:

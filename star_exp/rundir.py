@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from star_exp.config.compose import config_hash, differences
+from star_exp.config.compose import differences
 from star_exp.errors import ConfigMismatch, UserError
 from star_exp.files import explained, write_json, write_text
 
@@ -71,8 +71,7 @@ class RunDirectory:
                     + "\n  ".join(changed)
                     + "\nchoose another run_dir, or give the settings that it was started with"
                 )
-        hashable = OmegaConf.create(config)
-        self.manifest = self._manifest(hashable, overrides)
+        self.manifest = self._manifest(config, overrides)
         self.head = {
             "schema": 1,
             "status": "running",
@@ -82,7 +81,7 @@ class RunDirectory:
             "config_hash_no_seed": self.manifest["config_hash_no_seed"],
         }
         if self.main:
-            write_text(path, OmegaConf.to_yaml(hashable))
+            write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
             write_json(self.root / "manifest.json", self.manifest)
         results = self.results()
         reached = results["iterations"][-1]["iteration"] if results["iterations"] else -1
@@ -112,7 +111,7 @@ class RunDirectory:
             write_json(self.root / "results.json", results)
         return results
 
-    def _manifest(self, config: Any, overrides: list[str]) -> dict[str, Any]:
+    def _manifest(self, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         """What was run, by what, on what. The run id is drawn once and kept."""
         from star_exp.run import hardware, versions
 
@@ -120,8 +119,8 @@ class RunDirectory:
         before = json.loads(path.read_text()) if path.exists() else {}
         return {
             "run_id": before.get("run_id") or secrets.token_hex(4),
-            "config_hash": config_hash(config, seed=True),
-            "config_hash_no_seed": config_hash(config, seed=False),
+            "config_hash": f"{config['cell']}-s{config['seed']}",
+            "config_hash_no_seed": config["cell"],
             "overrides": overrides,
             "git": git_state(),
             "versions": versions(),

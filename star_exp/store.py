@@ -30,12 +30,14 @@ SEGMENT = pa.struct(
         ("logprobs", pa.list_(pa.float32())),
     ]
 )
+NAMED_TEXTS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
+NAMED_NUMBERS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
 SCHEMA = pa.schema(
     [
         ("problem", pa.string()),
         ("question", pa.string()),
         ("gold", pa.string()),
-        ("groups", pa.map_(pa.string(), pa.string())),
+        ("groups", NAMED_TEXTS),
         ("iteration", pa.int32()),
         ("phase", pa.string()),
         ("sample", pa.int32()),
@@ -46,7 +48,7 @@ SCHEMA = pa.schema(
         ("correct", pa.bool_()),
         ("truncated", pa.bool_()),
         ("logprob", pa.float32()),
-        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("scores", NAMED_NUMBERS),
         ("seed", pa.int64()),
         ("weights", pa.string()),
     ]
@@ -77,7 +79,7 @@ class RolloutStore:
         for shard in range(shards):
             path = self.path(iteration, phase, shard)
             if path.exists() and self._weights(path) != weights:
-                os.replace(path, path.with_suffix(".stale"))
+                os.replace(path, _unused(path))
             if not path.exists():
                 pending.append(shard)
         return pending
@@ -87,13 +89,12 @@ class RolloutStore:
         path = self.path(iteration, phase, shard)
         table = pa.Table.from_pylist([_to_row(rollout) for rollout in rollouts], schema=SCHEMA)
         with replace_file(path) as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         return path
 
     def read(self, iteration: int, *phases: str) -> list[Rollout]:
         """The rollouts of these phases, in order of phase and shard; [] where none were written."""
-        tables = [self._read(path) for path in self.shards(iteration, *phases)]
-        return [_from_row(row) for table in tables for row in table.to_pylist()]
+        return [rollout for path in self.shards(iteration, *phases) for rollout in read_shard(path)]
 
     def shards(self, iteration: int, *phases: str) -> list[Path]:
         return [
@@ -103,39 +104,64 @@ class RolloutStore:
         ]
 
     def iterations(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("iter_")) for path in self.root.glob("iter_*"))
+        folders = self.root.glob("iter_[0-9]*")
+        return sorted(int(path.name.removeprefix("iter_")) for path in folders)
 
     def phases(self, iteration: int) -> list[str]:
         folder = self.root / f"iter_{iteration:03d}"
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
     def _weights(self, path: Path) -> str:
-        column = self._read(path, ["weights"]).column("weights")
+        column = read_table(path, ["weights"]).column("weights")
         return column[0].as_py() if len(column) else ""
 
-    @staticmethod
-    def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-        try:
-            return pq.ParquetFile(path).read(columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{path} can't be read ({type(error).__name__}: {error}). It was damaged after it "
-                "was written, since shards appear whole. Delete this file and give the same "
-                "command again: only this shard is sampled anew, everything else is kept."
-            ) from error
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The columns of a shard. StoreError, with what to do, if it is damaged."""
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
-def _to_row(rollout: Rollout) -> dict[str, object]:
+def read_shard(path: Path) -> list[Rollout]:
+    """The rollouts of a shard. StoreError, with what to do, if it is damaged."""
+    rows = read_table(path).to_pylist()
+    try:
+        return [_from_row(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path} can't be read ({type(error).__name__}: {error}). It was damaged after it was "
+        "written, since shards appear whole. Delete this file and give the same command "
+        "again: only this shard is sampled anew, everything else is kept."
+    )
+
+
+def _unused(path: Path) -> Path:
+    """A name beside `path` that no file has: 00007.stale, 00007.stale1, ..."""
+    candidate, number = path.with_suffix(".stale"), 0
+    while candidate.exists():
+        number += 1
+        candidate = path.with_suffix(f".stale{number}")
+    return candidate
+
+
+def _to_row(rollout: Rollout) -> dict:
     row = {name: getattr(rollout, name) for name in SCHEMA.names}
     row["segments"] = [vars(segment) for segment in rollout.segments]
-    row["groups"] = sorted(rollout.groups.items())
-    row["scores"] = sorted(rollout.scores.items())
+    for name in ("groups", "scores"):
+        row[name] = [{"name": key, "value": value} for key, value in sorted(row[name].items())]
     return row
 
 
 def _from_row(row: dict) -> Rollout:
     del row["logprob"]  # derived from the segments; a column so that queries have it
-    row["groups"], row["scores"] = dict(row["groups"]), dict(row["scores"])
+    for name in ("groups", "scores"):
+        row[name] = {pair["name"]: pair["value"] for pair in row[name]}
     row["segments"] = tuple(
         Segment(s["text"], tuple(s["tokens"]), s["sampled"], tuple(s["logprobs"]))
         for s in row["segments"]

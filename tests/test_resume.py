@@ -28,7 +28,10 @@ PLACES = {
     "metrics_writing": ("star_exp.callbacks.report:write_text", 3),
     "checkpoint_before": ("lightning_fabric.plugins.io.torch_io:_atomic_save", 2),
     "checkpoint_inside": ("torch:save", 4),
-    "checkpoint_after_the_best": ("pytorch_lightning.callbacks:ModelCheckpoint._save_last_checkpoint", 2),
+    "checkpoint_after_the_best": (
+        "pytorch_lightning.callbacks:ModelCheckpoint._save_last_checkpoint",
+        2,
+    ),
     "final_evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_run_end", 1),
     "model_saving": ("star_exp.run:_save_model", 1),
     "results_writing": ("star_exp.rundir:RunDirectory.finish", 1),

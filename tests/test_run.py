@@ -76,7 +76,10 @@ def test_the_run_directory_holds_what_the_readme_lists(finished):
     names = {path.name for path in finished.iterdir()}
     expected = {"config.yaml", "manifest.json", "checkpoints", "rollouts", "metrics.jsonl"}
     assert expected | {"results.json", "model", "run.log", "curves.png"} <= names
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
     assert not list(finished.rglob("*.tmp"))
 
 
@@ -140,7 +143,7 @@ def test_each_rollout_names_the_model_that_wrote_it(finished):
 
 
 def test_a_rationalized_rollout_is_trained_on_without_its_hint(small_config, finished):
-    from star_exp.run import build
+    from star_exp.config.build import build
 
     task = build(small_config(finished)["task"])
     problem = task.problems("train")[0]
@@ -196,7 +199,9 @@ def test_the_base_variant_measures_and_trains_nothing(small_config, tmp_path):
     assert "test/accuracy" in held["final"] and "train/steps" not in held["final"]
 
 
-def test_the_direct_variant_trains_on_answers_alone_in_as_many_steps(small_config, finished, tmp_path):
+def test_the_direct_variant_trains_on_answers_alone_in_as_many_steps(
+    small_config, finished, tmp_path
+):
     run(small_config(tmp_path, "variant=direct"), [])
     mine, stars = results(tmp_path)["iterations"], results(finished)["iterations"]
     assert [line.get("train/steps") for line in mine] == [line.get("train/steps") for line in stars]

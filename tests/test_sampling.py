@@ -148,7 +148,9 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass():
             while mass < top_p:
                 mass += ranked.values[size].item()
                 size += 1
-            assert set(kept[row].nonzero().flatten().tolist()) == set(ranked.indices[:size].tolist())
+            assert set(kept[row].nonzero().flatten().tolist()) == set(
+                ranked.indices[:size].tolist()
+            )
 
 
 def test_the_fingerprint_names_the_weights(policy):

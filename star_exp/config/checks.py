@@ -1,13 +1,77 @@
-"""Settings that are each right and clash together. Each check names both, and a way out."""
+"""Values out of range, and settings that are each right and clash together.
 
-from collections.abc import Iterator
+Each check yields sentences that name the settings and a way out. They come after keys and types have
+been checked, in this order, and the first check that finds something ends the list.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from star_exp.config.build import build
+from star_exp.metrics import metric
 
-def clashes(config: dict[str, Any]) -> Iterator[str]:
-    """A sentence for each clash in a composed, resolved and type-checked config."""
-    for check in (_digits, _lengths, _batch, _patience, _training, _devices):
-        yield from check(config)
+Check = Callable[[dict[str, Any]], Iterator[str]]
+
+AT_LEAST = {
+    "iterations": 0,
+    "seed": 0,
+    "patience": 1,
+    "data.batch_size": 1,
+    "data.bucket": 1,
+    "data.problems_per_iteration": 1,
+    "data.exemplars": 0,
+    "data.schedule.first": 1,
+    "callbacks.generate.samples": 1,
+    "callbacks.rationalize.samples": 1,
+    "model.hidden": 1,
+    "model.layers": 1,
+    "model.heads": 1,
+    "model.seed_rationales": 1,
+    "model.steps": 1,
+    "model.batch_size": 1,
+    "trainer.devices": 1,
+}
+ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
+SET_BY_PROGRAM = {
+    "max_epochs": "iterations=",
+    "callbacks": "+callbacks.NAME={_target_: ...}",
+    "logger": "logger=",
+    "fast_dev_run": "debug=smoke",
+    "limit_train_batches": "data.schedule.first=",
+    "default_root_dir": "run_dir=",
+}
+
+
+def _ranges(config: dict[str, Any]) -> Iterator[str]:
+    for key, least in AT_LEAST.items():
+        value = _select(config, key)
+        if isinstance(value, int | float) and value < least:
+            yield f"{key}={value}: expected at least {least}"
+    for key in ABOVE_ZERO:
+        value = _select(config, key)
+        if isinstance(value, int | float) and value <= 0:
+            yield f"{key}={value}: expected a number above 0"
+    if config["seed"] >= 2**32:
+        yield f"seed={config['seed']}: expected a number below 2**32"
+    share = config["data"].get("replay", 0)
+    if not 0 <= share < 1:
+        yield f"data.replay={share}: expected a share in [0, 1)"
+    for key in ("name", "run_dir", "cache_dir"):
+        if not config[key]:
+            yield f"{key} is empty; expected a name"
+    try:
+        metric(config["optimized_metric"])
+    except KeyError as error:
+        yield f"optimized_metric={config['optimized_metric']}: {error.args[0]}"
+
+
+def _program(config: dict[str, Any]) -> Iterator[str]:
+    for key, instead in SET_BY_PROGRAM.items():
+        if key in config["trainer"]:
+            yield f"trainer.{key} is set by the program; use {instead}"
+    for name in ("evaluate", "report"):
+        if not config["callbacks"].get(name):
+            yield f"callbacks.{name} is missing: without it nothing would be measured or reported"
 
 
 def _digits(config: dict[str, Any]) -> Iterator[str]:
@@ -19,20 +83,37 @@ def _digits(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _task(config: dict[str, Any]) -> Iterator[str]:
+    """What the task itself says of its settings, and whether it has the splits that are measured."""
+    try:
+        task = build(config["task"])
+        for split in config["callbacks"]["evaluate"]["splits"]:
+            if not task.problems(split):
+                yield (
+                    f"callbacks.evaluate.splits holds {split!r}, and task={config['choices']['task']} "
+                    "has no problems in it with these settings; leave it out"
+                )
+        for split in ("train", *config["callbacks"]["evaluate"]["final_splits"]):
+            task.problems(split)[:1]
+    except ValueError as error:
+        yield str(error)
+
+
 def _lengths(config: dict[str, Any]) -> Iterator[str]:
     """Completions that the sampler would cut off, or that the model has no positions for."""
-    task, sampling, model = (config[group] for group in ("task", "sampling", "model"))
-    if model.get("tokens") != "characters" or "format" not in task:
+    sampling, model = config["sampling"], config["model"]
+    longest = build(config["task"]).longest_completion() + 1  # and the end-of-text token
+    if model.get("tokens") != "characters" or longest == 1:
         return
-    from hydra.utils import instantiate  # a task imports no torch
-
-    longest = instantiate(task).longest_completion() + 1  # and the end-of-text token
     limit, positions = sampling.get("max_new_tokens"), model.get("max_positions")
     if limit is not None and limit < longest:
+        settings = ", ".join(
+            f"task.{key}={config['task'].get(key)}" for key in ("format", "max_digits")
+        )
         yield (
-            f"sampling.max_new_tokens={limit} and task.format={task['format']} with "
-            f"task.max_digits={task.get('max_digits')} clash: the longest rationale has {longest} "
-            f"characters, end included; set sampling.max_new_tokens={longest} or more"
+            f"sampling.max_new_tokens={limit} and {settings} clash: the longest rationale has "
+            f"{longest} characters, its end and the ood split included; set "
+            f"sampling.max_new_tokens={longest} or more"
         )
     if limit is not None and positions is not None and limit + longest > positions:
         yield (
@@ -41,9 +122,18 @@ def _lengths(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _model(config: dict[str, Any]) -> Iterator[str]:
+    hidden, heads = config["model"].get("hidden"), config["model"].get("heads")
+    if hidden is not None and heads is not None and hidden % (2 * heads):
+        yield (
+            f"model.hidden={hidden} and model.heads={heads} clash: each head needs an even part of "
+            f"the width; choose a multiple of {2 * heads}"
+        )
+
+
 def _batch(config: dict[str, Any]) -> Iterator[str]:
     size, devices = config["data"].get("batch_size"), config["trainer"].get("devices")
-    if isinstance(size, int) and isinstance(devices, int) and devices > 0 and size % devices:
+    if isinstance(size, int) and isinstance(devices, int) and size % devices:
         yield (
             f"data.batch_size={size} and trainer.devices={devices} clash: a step's batch is shared "
             "out evenly; choose a batch size that the number of devices divides"
@@ -54,34 +144,42 @@ def _batch(config: dict[str, Any]) -> Iterator[str]:
             f"data.problems_per_iteration={drawn} and task.train_size={pool} clash: no more "
             "problems can be drawn than there are; raise task.train_size"
         )
-
-
-def _patience(config: dict[str, Any]) -> Iterator[str]:
-    evaluate = config["callbacks"].get("evaluate")
-    if config["patience"] is not None and (not evaluate or "dev" not in evaluate["splits"]):
-        yield (
-            f"patience={config['patience']} and callbacks.evaluate clash: stopping early goes by "
-            "dev/accuracy, so callbacks.evaluate.splits must hold dev"
-        )
-
-
-def _training(config: dict[str, Any]) -> Iterator[str]:
-    phases = [
-        name
-        for name, callback in config["callbacks"].items()
-        if callback and "callbacks.generate." in callback["_target_"]
-    ]
-    if config["iterations"] > 0 and not phases:
-        yield (
-            f"iterations={config['iterations']} and variant={config['choices']['variant']} clash: "
-            "the variant has no phase that makes training examples; set iterations=0"
-        )
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
     if accumulate != 1:
         yield (
             f"trainer.accumulate_grad_batches={accumulate} and data.batch_size clash: a step's "
             "loss is normalised over the whole of data.batch_size; lower data.batch_size instead"
         )
+
+
+def _patience(config: dict[str, Any]) -> Iterator[str]:
+    evaluate = config["callbacks"].get("evaluate") or {"splits": []}
+    if config["patience"] is not None and "dev" not in evaluate["splits"]:
+        yield (
+            f"patience={config['patience']} and callbacks.evaluate.splits clash: stopping early "
+            "goes by dev/accuracy, so the splits must hold dev"
+        )
+
+
+def _phases(config: dict[str, Any]) -> Iterator[str]:
+    """Whether what is trained on is written by some phase of the variant."""
+    targets = [node["_target_"] for node in config["callbacks"].values() if node]
+    written = {WRITES[target] for target in targets if target in WRITES}
+    foreign = any(not target.startswith("star_exp.") for target in targets)  # may write anything
+    trained, variant = config["data"].get("phases"), config["choices"]["variant"]
+    if config["iterations"] > 0 and not foreign and not written & set(trained or ()):
+        yield (
+            f"iterations={config['iterations']}, data.phases={trained} and variant={variant} clash: "
+            f"the variant's phases write {sorted(written) or 'nothing'}; set iterations=0, or "
+            "data.phases to what is written"
+        )
+
+
+WRITES = {
+    "star_exp.callbacks.generate.Generate": "generate",
+    "star_exp.callbacks.generate.Rationalize": "rationalize",
+    "star_exp.callbacks.generate.GoldAnswers": "answers",
+}
 
 
 def _devices(config: dict[str, Any]) -> Iterator[str]:
@@ -91,3 +189,17 @@ def _devices(config: dict[str, Any]) -> Iterator[str]:
             f"trainer.devices={devices} and trainer.strategy={strategy!r} clash: only ddp is "
             "supported on several devices"
         )
+
+
+def _select(config: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+CHECKS: tuple[Check, ...] = (
+    *(_ranges, _patience, _program, _digits, _task, _lengths),
+    *(_model, _batch, _phases, _devices),
+)

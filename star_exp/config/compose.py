@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 NOT_HASHED = (
     "name",
     "iterations",
+    "cell",
     "run_dir",
     "cache_dir",
     "tags",
@@ -34,10 +35,8 @@ def conf_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """`${config_hash:}`: eight characters that name everything but seed, paths and hardware."""
-    OmegaConf.register_new_resolver(
-        "config_hash", lambda *, _root_: config_hash(_root_, seed=False)[:8], replace=True
-    )
+    """`${cell_hash:}`: eight characters that name all but seed, paths and hardware."""
+    OmegaConf.register_new_resolver("cell_hash", lambda *, _root_: cell_hash(_root_), replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -62,19 +61,21 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def config_hash(config: DictConfig, *, seed: bool) -> str:
-    """Hash of what is computed; with or without the seed, as runs of one cell are grouped."""
+def cell_hash(config: DictConfig) -> str:
+    """Names what is computed, but for the seed: runs of one cell differ in their seeds alone."""
     container: Any = OmegaConf.to_container(config, resolve=False)
-    for key in (*NOT_HASHED, *(() if seed else ("seed",))):
+    container["seed"] = None  # and whatever is set to it: task.seed=${seed} is still one cell
+    for key in NOT_HASHED:
         *parents, last = key.split(".")
         node = container
         for parent in parents:
             node = node.get(parent) or {}
-        if last in node:
-            node[last] = None
-    masked = OmegaConf.create(container)
-    text = json.dumps(OmegaConf.to_container(masked, resolve=True), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        node.pop(last, None)
+    container |= {"name": None, "iterations": None}  # may be interpolated elsewhere
+    text = json.dumps(
+        OmegaConf.to_container(OmegaConf.create(container), resolve=True), sort_keys=True
+    )
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

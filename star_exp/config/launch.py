@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from star_exp.config.compose import conf_dir, plain, register_resolvers
-from star_exp.config.validate import validate
+from star_exp.config.validate import ConfigError, validate
 
 
 def launch(arguments: list[str]) -> None:
@@ -38,9 +38,15 @@ def launch(arguments: list[str]) -> None:
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     sys.argv = [command[0], *arguments]
+    sys.path.insert(0, os.getcwd())  # a class of the user's own, in the folder of the command
     try:
         main()
+    except (ValueError, AttributeError, TypeError) as error:  # of Hydra's, before any job began
+        nulls = [word for word in arguments if word.endswith("=null")]
+        named = f" ({', '.join(nulls)}: a group takes the name of a choice)" if nulls else ""
+        raise ConfigError(f"Hydra can't compose {arguments}: {error}{named}") from error
     finally:
+        sys.path.remove(os.getcwd())
         sys.argv = command
     if errors:
         raise errors[0]

@@ -11,6 +11,7 @@ class Run:
     name: str
     seed: int
     iterations: int
+    cell: str
     run_dir: str
     cache_dir: str
     tags: list[str]

@@ -8,6 +8,7 @@ user's own classes as for ours; what can't be read (compiled code) is left to th
 
 import ast
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,17 +36,20 @@ class NotFound(LookupError):
 def signature(target: str) -> Signature | None:
     """The signature of the class or function at this dotted path; None if it can't be read.
 
-    Raises NotFound where the path is wrong.
+    Raises NotFound(message, wrong name, names there are) where the path is surely wrong.
     """
     module, names = _module(target)
     if module is None or module.suffix != ".py":
         return None
     if not names:
-        raise NotFound(f"{target} is a module; expected a class or a function")
+        raise NotFound(f"{target} is a module; expected a class or a function", "", [])
     found = _lookup(module, names[0])
     if found is None:
-        defined = [node.name for node in _parse(module).body if isinstance(node, _DEFINITIONS)]
-        raise NotFound(f"{target}: there is no {names[0]!r} in {module.name}", names[0], defined)
+        if _may_define(module, names[0]):
+            return None
+        raise NotFound(
+            f"{target}: there is no {names[0]!r} in {module.name}", names[0], _names(module)
+        )
     return _of(*found) if len(names) == 1 else None
 
 
@@ -124,6 +128,38 @@ def _module(target: str) -> tuple[Path | None, list[str]]:
     return path, rest
 
 
+def _may_define(module: Path, name: str) -> bool:
+    """Whether a name without a plain definition may be there: an alias, an `if`, a lazy import."""
+    text, tree = module.read_text(), _parse(module)
+    if re.search(r"import \*|^def __getattr__|_LazyModule", text, re.MULTILINE):
+        return True
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=found, ctx=ast.Store()) | ast.alias(name=found, asname=None):
+                if found == name:
+                    return True
+            case ast.alias(asname=found) | ast.ClassDef(name=found) | ast.FunctionDef(name=found):
+                if found == name and node not in tree.body and not _is_method(tree, node):
+                    return True
+    return False
+
+
+def _is_method(tree: ast.Module, node: ast.AST) -> bool:
+    return any(node in owner.body for owner in ast.walk(tree) if isinstance(owner, ast.ClassDef))
+
+
+def _names(module: Path) -> list[str]:
+    """What a dotted path through this module may go on with: definitions, imports, submodules."""
+    names = [node.name for node in _parse(module).body if isinstance(node, _DEFINITIONS)]
+    for node in _parse(module).body:
+        if isinstance(node, ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+    if module.name == "__init__.py":
+        names += [path.stem for path in module.parent.glob("*.py") if path != module]
+        names += [path.parent.name for path in module.parent.glob("*/__init__.py")]
+    return names
+
+
 @lru_cache(maxsize=64)
 def _parse(module: Path) -> ast.Module:
     return ast.parse(module.read_text())
@@ -159,9 +195,11 @@ def _of(module: Path, node: ast.AST) -> Signature | None:
     assert isinstance(node, ast.ClassDef)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return Signature(_fields(module, node))
-    for statement in node.body:
+    for statement in reversed(node.body):  # after its overloads, if it has any
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             return _of_function(statement, skip=1)
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__new__":
+            return None
     for base in node.bases:  # no constructor of its own: the first base that has one
         found = _lookup(module, base.id) if isinstance(base, ast.Name) else None
         if found is not None:

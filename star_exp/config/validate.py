@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from star_exp.config.checks import clashes
+from star_exp.config.checks import CHECKS
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
 
 ROOT = "star_exp.config.schema.Run"
@@ -22,7 +22,11 @@ def validate(config: dict[str, Any]) -> None:
     Keys and types first (against the constructors named by `_target_`), then pairs of settings.
     Nothing that imports torch is imported.
     """
-    faults = list(_faults(config, path="", target=ROOT)) or list(clashes(config))
+    faults = (
+        list(_faults(config, path="", target=ROOT))
+        or list(_not_objects(config))
+        or next((found for check in CHECKS if (found := list(check(config)))), [])
+    )
     if faults:
         raise ConfigError("\n".join(faults))
 
@@ -36,12 +40,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"expected one of: {', '.join(names)}" if names else "nothing is expected here"
 
 
-def _faults(node: dict[str, Any], path: str, target: str) -> Iterator[str]:
+def _faults(node: dict[str, Any], path: str, target: Any) -> Iterator[str]:
+    if not isinstance(target, str):
+        yield f"{path}._target_={target!r}: expected the dotted path of a class or a function"
+        return
     try:
         expected = signature(target)
     except NotFound as error:
-        message, *rest = error.args
-        yield f"{path}._target_: {message}" + (f"; {did_you_mean(*rest)}" if rest else "")
+        message, name, names = error.args
+        yield f"{path}._target_={message}; {did_you_mean(name, names)}"
         return
     for key, value in node.items():
         where = f"{path}.{key}" if path else key
@@ -50,28 +57,42 @@ def _faults(node: dict[str, Any], path: str, target: str) -> Iterator[str]:
             if parameter is None and not expected.open:
                 yield f"{where}: there is no such key; {did_you_mean(key, expected.parameters)}"
                 continue
-            if parameter is not None and not isinstance(value, dict):
+            if parameter is not None and not _is_object(value):
                 yield from _type_fault(where, parameter.annotation, value)
         yield from _below(value, where)
     if expected is not None and not node.get("_partial_"):
-        given = set(node)
+        handed = HANDED_OVER if path else set()
         for key, parameter in expected.parameters.items():
-            if parameter.required and key not in given | HANDED_OVER:
+            if parameter.required and key not in node and key not in handed:
                 kind = f" ({ast.unparse(parameter.annotation)})" if parameter.annotation else ""
                 yield f"{path or 'config'}: the key {key!r} is missing{kind}"
 
 
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
 def _below(value: Any, where: str) -> Iterator[str]:
     """Faults of the configs inside a value, wherever a `_target_` is."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield from _faults(value, where, value["_target_"])
-        else:
-            for key, inner in value.items():
-                yield from _below(inner, f"{where}.{key}")
+    if _is_object(value):
+        yield from _faults(value, where, value["_target_"])
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _below(inner, f"{where}.{key}")
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             yield from _below(inner, f"{where}[{place}]")
+
+
+def _not_objects(config: dict[str, Any]) -> Iterator[str]:
+    """Groups and callbacks that are no configs of an object."""
+    for group in ("task", "model", "sampling", "module", "data", "trainer"):
+        if not _is_object(config[group]):
+            yield f"{group}={config[group]!r}: expected a config with a _target_"
+    for group in ("callbacks", "logger"):
+        for name, node in (config[group] or {}).items():
+            if node is not None and not _is_object(node):
+                yield f"{group}.{name}={node!r}: expected a config with a _target_, or null"
 
 
 def _type_fault(where: str, annotation: ast.expr | None, value: Any) -> Iterator[str]:

@@ -57,8 +57,8 @@ class TinyModel(BaseModel):
     seed_rationales: int = 50
     steps: int = 400
     batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.3
     seed: int = 0
 
     def prepare(self, task: Task, cache: Path, progress: Progress) -> Path:

@@ -16,7 +16,7 @@ from star_exp.config.validate import did_you_mean
 from star_exp.errors import UserError
 from star_exp.metrics import METRICS
 from star_exp.records import Rollout
-from star_exp.store import RolloutStore, _from_row
+from star_exp.store import RolloutStore, read_shard, read_table
 
 COLUMNS = (
     *("iteration", "phase", "problem", "sample", "question"),
@@ -66,8 +66,8 @@ class Index:
             for phase in sorted(store.phases(iteration), key=phase_order)
             for path in store.shards(iteration, phase)
         ]
-        self._read = lru_cache(KEPT_SHARDS)(store._read)
-        shards = [store._read(path, list(COLUMNS)) for path in self.paths]
+        self._read = lru_cache(KEPT_SHARDS)(read_shard)
+        shards = [read_table(path, list(COLUMNS)) for path in self.paths]
         if not any(map(len, shards)):
             raise UserError(f"{store.root} holds no rollouts yet; show it when a phase has written")
         self.table = pa.concat_tables(
@@ -81,7 +81,7 @@ class Index:
 
     def rollout(self, shard: int, row: int) -> Rollout:
         """A whole rollout. Raises StoreError if its text can't be read."""
-        return _from_row(self._read(self.paths[shard]).slice(row, 1).to_pylist()[0])
+        return self._read(self.paths[shard])[row]
 
     def find_iterations(self, wanted: Iterable[range]) -> tuple[int, ...]:
         """The iterations in these ranges. Raises UserError for a range without any."""

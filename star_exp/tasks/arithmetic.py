@@ -158,8 +158,12 @@ class Arithmetic(Task):
 
     def longest_completion(self) -> int:
         lengths = [*self._lengths("train"), *self._lengths("ood")]
-        nines = DIGITS[self.base - 1] * max(lengths)
-        sums = [solve(nines, operator, nines, self.base) for operator in self.operators]
+        nines, least = DIGITS[self.base - 1] * max(lengths), "1" + "0" * (max(lengths) - 1)
+        sums = [
+            solve(nines, operator, right, self.base)  # nines - least has the longest difference
+            for operator in self.operators
+            for right in (nines, least)
+        ]
         return max(len(self._format.rationale(sum_)) for sum_ in sums)
 
     @cached_property
@@ -329,7 +333,10 @@ class Scratchpad(Format):
         return f"\n{_spaced(sum_.answer)}"
 
     def answer(self, completion: str) -> str | None:
-        """The line after </scratch>, or the first line where there is no scratchpad."""
+        """The line after </scratch>, or the first line where there is no scratchpad.
+
+        Spaces between digits are not judged; the released code compares the line exactly.
+        """
         _, found, after = completion.partition("</scratch>")
         if "<scratch>" in completion and not found:
             return None
