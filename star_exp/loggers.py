@@ -88,6 +88,9 @@ class RolloutWandbLogger(WandbLogger):
             entity=entity,
             save_dir=run.folder,
             offline=offline,
+            mode="offline"
+            if offline
+            else "online",  # what is set by `offline` alone comes too late
             id=sweep or run.run_id,
             name=run.name,
             group=run.group,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +17,7 @@ Rate = Callable[[int, int], float]  # (step since the reset, steps of the iterat
 class LanguageModel(pl.LightningModule):
     """
     base: folder of M_0 in Hugging Face format.
+    dtype: of weights and computation: float32, bfloat16, float64.
     rate: factor on the learning rate; its steps are counted from the last reset of the optimizer.
     """
 
@@ -26,10 +28,11 @@ class LanguageModel(pl.LightningModule):
         rate: Rate,
         betas: Sequence[float] = (0.9, 0.999),
         weight_decay: float = 0.0,
+        dtype: Literal["float32", "bfloat16", "float64"] = "float32",
     ):
         super().__init__()
-        self.base = base
-        policy = load(base)
+        self.base, self.precision = base, dtype
+        policy = load(base, dtype)
         self.model, self.tokenizer = policy.model, policy.tokenizer
         self.learning_rate, self.rate = learning_rate, rate
         self.betas, self.weight_decay = tuple(betas), weight_decay
@@ -40,7 +43,7 @@ class LanguageModel(pl.LightningModule):
 
     def base_weights(self) -> dict[str, Tensor]:
         """The state of M_0, read anew from where it came: no copy is held in memory."""
-        return load(self.base).model.state_dict()
+        return load(self.base, self.precision).model.state_dict()
 
     def configure_optimizers(self):
         """AdamW; weight decay on matrices only. Called again by each reset (callbacks/reset.py)."""

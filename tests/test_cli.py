@@ -1,0 +1,137 @@
+"""The commands as a user types them, in processes of their own."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from star_exp.cli import main
+from star_exp.config.compose import compose
+from star_exp.run import run
+from tests.conftest import SMALL
+from tests.test_run import results
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def star_exp(*words: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "star_exp", *words], capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--cfg", "job"], ["--version"]], ids=" ".join
+)
+def test_nothing_heavy_is_imported_to_answer_a_question(words):
+    script = (
+        "import sys; from star_exp.cli import main; main(sys.argv[1:]); "
+        "heavy = {'torch', 'pytorch_lightning', 'transformers', 'wandb'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_command_is_refused_with_a_near_one(capsys):
+    assert main(["rnu"]) == 2
+    assert "did you mean 'run'" in capsys.readouterr().out
+
+
+def test_a_multirun_runs_every_combination_and_a_failing_job_stops_no_other(base_cache, tmp_path):
+    words = [*SMALL, f"cache_dir={base_cache}", "iterations=1", "seed=0,1"]
+    # the schedule asks for no step that could be taken from nothing kept
+    done = star_exp("run", "-m", *words, "data.problems_per_iteration=60,1000", cwd=tmp_path)
+    assert done.returncode == 1  # 1,000 problems are more than the pool holds
+    assert "data.problems_per_iteration=1000 and task.train_size=200 clash" in done.stderr
+    found = sorted(tmp_path.glob("outputs/debug/*/seed*/results.json"))
+    assert [path.parent.name for path in found] == ["seed0", "seed1"]
+    assert all(results(path.parent)["status"] == "finished" for path in found)
+
+
+def test_plain_lines_are_printed_where_there_is_no_terminal(base_cache, tmp_path):
+    words = [*SMALL, f"cache_dir={base_cache}", "iterations=1", "callbacks.panel.every_s=0.0"]
+    done = star_exp("run", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+    for expected in ("base model: ", "seed rationales", "iteration 0: dev accuracy", "finished"):
+        assert expected in done.stdout
+    for phase in ("generate", "rationalize", "train", "dev", "test"):
+        assert f": {phase} " in done.stdout
+
+
+def test_eval_measures_the_last_model_again_with_the_same_result(small_config, tmp_path, capsys):
+    run(small_config(tmp_path), [])
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path), "--splits", "dev,test,ood"]) == 0
+    written = next((tmp_path / "eval").glob("*/results.json"))
+    again, final = json.loads(written.read_text()), results(tmp_path)["final"]
+    assert again["iteration"] == 2
+    for name in ("dev/accuracy", "test/accuracy", "ood/accuracy", "test/tokens"):
+        assert again["metrics"][name] == final[name]
+    assert "95% interval" in capsys.readouterr().out
+
+
+def test_eval_on_other_problems_with_another_model_and_decoding(small_config, tmp_path):
+    run(small_config(tmp_path, "iterations=1"), [])
+    words = ["task.max_digits=1", "task.ood_digits=2", "sampling=hot", "--samples", "3"]
+    assert main(["eval", str(tmp_path), *words, "--model", "base", "--splits", "ood"]) == 0
+    written = json.loads(next((tmp_path / "eval").glob("*/results.json")).read_text())
+    assert written["iteration"] == 0 and written["decoding"]["temperature"] == 1.0
+    assert written["n"]["ood"]["samples"] == 3
+    assert {name for name in written["metrics"] if "digits=" in name} == {
+        "ood/accuracy/digits=2",
+        "ood/accuracy/digits=3",
+    }
+
+
+def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys):
+    assert main(["eval", str(tmp_path / "nothing")]) == 1
+    assert "is not a run directory" in capsys.readouterr().err
+    run(small_config(tmp_path / "run", "variant=base", "iterations=0"), [])
+    for words, said in (
+        (["seed=3"], "seed can't be changed for an evaluation"),
+        (["task.max_digit=3"], "did you mean 'max_digits'"),
+        (["--model", "best"], "the run has no best model yet"),
+    ):
+        assert main(["eval", str(tmp_path / "run"), *words]) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_configs_are_composed_from_an_installed_wheel(tmp_path):
+    """Builds the wheel, unpacks it elsewhere, and composes there, with a folder of the user's own."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "w"]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    wheel = next((tmp_path / "w").glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        assert "star_exp/conf/variant/star.yaml" in archive.namelist()
+    mine = tmp_path / "mine" / "variant"
+    mine.mkdir(parents=True)
+    (mine / "my_star.yaml").write_text("# @package _global_\ndefaults: [star]\niterations: 3\n")
+    words = ["variant=my_star", f"hydra.searchpath=[file://{mine.parent}]", "--cfg", "job"]
+    done = star_exp("run", *words, cwd=tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    assert "iterations: 3" in done.stdout and "Rationalize" in done.stdout
+    where = "import star_exp.config.compose as c; print(c.conf_dir())"
+    said = subprocess.run(
+        [sys.executable, "-c", where], cwd=tmp_path / "site", capture_output=True, text=True
+    )
+    assert said.stdout.strip() == str(tmp_path / "site" / "star_exp" / "conf")
+
+
+def test_every_config_composes_and_every_object_is_built(base_cache):
+    from star_exp.config.build import build
+
+    for variant in ("star", "star_without_rationalization", "direct", "base"):
+        config = compose([f"variant={variant}", "logger=[csv,tensorboard,wandb]"])
+        for node in config["callbacks"].values():
+            if node and "Report" not in node["_target_"] and "Panel" not in node["_target_"]:
+                build(node)
+        for node in config["logger"].values():
+            build(node)

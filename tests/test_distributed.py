@@ -1,0 +1,94 @@
+"""Two processes do what one does: the same rollouts, shared out, and they resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from star_exp.store import RolloutStore
+from tests.conftest import SMALL
+from tests.test_run import results
+
+# in float64 nothing is near enough to a tie for the order of a sum to decide a token
+WORDS = (*SMALL, "module.dtype=float64", "logger=none", "callbacks.generate.problems_a_shard=10")
+
+
+def command(folder: Path, cache: Path, *words: str) -> list[str]:
+    settings = [*WORDS, f"run_dir={folder}", f"cache_dir={cache}", *words]
+    return [sys.executable, "-m", "star_exp", "run", *settings]
+
+
+def start(folder: Path, cache: Path, *words: str, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(folder, cache, *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def texts(folder: Path) -> dict[tuple, tuple]:
+    """What was sampled for what, without log-probabilities, which differ in their last bits."""
+    store = RolloutStore(folder / "rollouts")
+    return {
+        (r.iteration, r.phase, r.problem, r.sample): (r.seed, r.tokens, r.answer, r.correct)
+        for iteration in store.iterations()
+        for r in store.read(iteration, *store.phases(iteration))
+    }
+
+
+@pytest.fixture(scope="module")
+def one(base_cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    finish(start(folder, base_cache))
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_sample_and_train_as_one_does(one, base_cache, tmp_path):
+    output = finish(start(tmp_path / "run", base_cache, "trainer=ddp_cpu"))
+    assert texts(tmp_path / "run") == texts(one)
+    ranks = {path.name for path in (tmp_path / "run" / "clock").iterdir()}
+    assert ranks == {"0.jsonl", "1.jsonl"}  # both did their share
+    mine, theirs = results(tmp_path / "run")["iterations"], results(one)["iterations"]
+    assert [line["iteration"] for line in mine] == [line["iteration"] for line in theirs]
+    for a, b in zip(mine, theirs, strict=True):
+        for name in ("dev/accuracy", "train/coverage", "train/steps", "train/tokens"):
+            assert a.get(name) == b.get(name)
+    assert mine[1]["train/final_loss"] == pytest.approx(theirs[1]["train/final_loss"], rel=0.5)
+    assert output.count("iteration 1: dev accuracy") == 1  # one of them speaks
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on(one, base_cache, tmp_path):
+    folder = tmp_path / "run"
+    running = start(folder, base_cache, "trainer=ddp_cpu", start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("rollouts/iter_002/generate/*.parquet")):
+        assert running.poll() is None and time.monotonic() < deadline, running.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert json.loads((folder / "results.json").read_text())["status"] == "running"
+    finish(start(folder, base_cache, "trainer=ddp_cpu"))
+    assert texts(folder) == texts(one)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(one, base_cache, tmp_path):
+    finish(start(tmp_path / "run", base_cache, "trainer=ddp_cpu", "iterations=1"))
+    finish(start(tmp_path / "run", base_cache, "iterations=2"))
+    assert texts(tmp_path / "run") == texts(one)
