@@ -21,7 +21,7 @@ test-fast: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST)
 
 clean:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from star_exp.errors import UserError
 from star_exp.metrics import METRICS
@@ -103,7 +103,7 @@ class RolloutWandbLogger(WandbLogger):
         self._defined: set[str] = set()
 
     @rank_zero_only
-    def log_metrics(self, metrics, step=None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics, step=None) -> None:
         self._define(metrics)
         values = dict(metrics) if step is None else {**metrics, "trainer/global_step": step}
         self.experiment.log(values, step=step)

@@ -19,7 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
@@ -30,7 +30,7 @@ from star_exp.config.build import build
 from star_exp.errors import CheckpointError
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel
-from star_exp.rundir import RunDirectory
+from star_exp.rundir import RunDirectory, is_main_process
 from star_exp.store import RolloutStore
 
 log = logging.getLogger("star_exp")
@@ -43,7 +43,7 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
     """
     console = Console()
     quiet_libraries()
-    with RunDirectory(Path(config["run_dir"]), main=rank_zero_only.rank == 0) as directory:
+    with RunDirectory(Path(config["run_dir"]), main=is_main_process()) as directory:
         results = directory.open(config, overrides)
         if results["status"] == "finished":
             _say(console, results, directory.root, "finished before; nothing is left to do")
@@ -56,7 +56,7 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
         if trainer.interrupted:
             raise KeyboardInterrupt
         results = directory.finish()
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             _say(console, results, directory.root, "finished")
         return results["final"].get(config["optimized_metric"])
 
@@ -64,7 +64,7 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
 def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> pl.Trainer:
     task = build(config["task"])
     source = build(config["model"])
-    progress = _BaseProgress(console if rank_zero_only.rank == 0 else Console(quiet=True))
+    progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
     base = source.prepare(task, Path(config["cache_dir"]), progress)
     _describe_base(console, directory, source.description())
 
@@ -94,9 +94,9 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> p
         trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(directory.root))
     finally:
         for logger in trainer.loggers:
-            if isinstance(logger, pl.loggers.WandbLogger) and rank_zero_only.rank == 0:
+            if isinstance(logger, WandbLogger) and is_main_process():
                 logger.experiment.finish()  # or the next job of a multirun would log into this run
-    if rank_zero_only.rank == 0 and not trainer.interrupted:
+    if is_main_process() and not trainer.interrupted:
         _save_model(module, directory.root / "model")
     return trainer
 
@@ -188,7 +188,7 @@ class _BaseProgress:
 
 def _describe_base(console: Console, directory: RunDirectory, description: dict[str, Any]) -> None:
     directory.head["base"] = description
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in description.items())
         log.info("base model: %s", said)
         console.print(f"base model: {said}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ checkpoints/  rollouts/  clock/  model/  wandb/
 
 import json
 import logging
+import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -126,6 +127,12 @@ class RunDirectory:
             "versions": versions(),
             "hardware": hardware(),
         }
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and speaks; Lightning, torchrun and Slurm number them so."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(rank) for rank in ranks if rank is not None), 0) == 0
 
 
 def git_state() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-# A run in which every phase has something to do: two digits of base 4, a base model that knows some.
+# A run in which every phase has something to do: two digits of base 4, a model that knows some.
 SMALL = (
     "debug=smoke",
     "task.base=4",
@@ -60,14 +60,12 @@ def random_policy(dtype: str = "float64", seed: int = 0):
         num_key_value_heads=2,
         max_position_embeddings=256,
         initializer_range=0.4,  # wide, so that texts differ
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
+        eos_token_id=1,
         bos_token_id=None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).to(getattr(torch, dtype))
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
     return Policy(model.eval(), tokenizer)

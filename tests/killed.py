@@ -16,7 +16,7 @@ from typing import Any
 
 
 def kill_at(place: str, call: int) -> None:
-    """Patches `module:Class.function` or `module:function` to kill this process at its n-th call."""
+    """Patches `module:Class.function` or `module:function` to kill this process at a call."""
     module_name, _, path = place.partition(":")
     *parents, name = path.split(".")
     owner: Any = importlib.import_module(module_name)

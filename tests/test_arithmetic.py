@@ -191,6 +191,7 @@ def test_each_line_of_the_scratchpad_follows_from_the_numbers(base):
         left, _, right = operands(asked.question, base)
         a, b = asked.question.split("+")
         lines = arithmetic.rationale(asked).splitlines()
+        carry, digits = 0, 0
         expected = ["", "<scratch>", f"{spaced(a)} + {spaced(b)} , C: 0"]
         for place in range(1, len(a) + 1):
             carry, digits = divmod(left % base**place + right % base**place, base**place)

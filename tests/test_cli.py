@@ -104,7 +104,7 @@ def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys
 
 @pytest.mark.slow
 def test_the_configs_are_composed_from_an_installed_wheel(tmp_path):
-    """Builds the wheel, unpacks it elsewhere, and composes there, with a folder of the user's own."""
+    """Builds the wheel, unpacks it elsewhere, composes there, with a folder of the user's own."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "w"]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
     wheel = next((tmp_path / "w").glob("*.whl"))

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL, wherever it is, and started again, ends like one that was not."""
+"""A run that is killed, wherever it is, and started again, ends like one that was not."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_a_truncated_shard_is_named_and_only_it_is_sampled_again(small_config, t
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(StoreError, match=r"dev/00000.parquet can't be read .* Delete this file"):
         run(small_config(tmp_path, "logger=none", "iterations=2"), [])
-    assert {path for path in shards(tmp_path)} == set(before)
+    assert set(shards(tmp_path)) == set(before)
 
 
 def test_a_full_disk_is_reported_and_what_was_whole_stays(small_config, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_full_disk_is_reported_and_what_was_whole_stays(small_config, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", full)
-        with pytest.raises(OSError, match="The disk is full. Free some space and give the same"):
+        with pytest.raises(OSError, match=r"The disk is full\. Free some space and give the same"):
             run(small_config(tmp_path / "a", *words), [])
     whole = shards(tmp_path / "a")
     assert len(whole) == 6

@@ -67,7 +67,7 @@ def test_every_iteration_starts_from_the_base_model_with_a_fresh_optimizer(finis
 def test_steps_grow_by_a_fifth_and_the_learning_rate_starts_anew(finished):
     assert [seen["steps"] for seen in Trace.seen] == [10, 12]
     for seen in Trace.seen:
-        warm = [rate for rate in seen["rates"][:5]]
+        warm = seen["rates"][:5]
         assert warm == sorted(warm) and warm[0] == pytest.approx(5e-4 / 20)
         assert len(seen["rates"]) == seen["steps"]
 

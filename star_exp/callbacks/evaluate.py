@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 
 from star_exp import metrics
-from star_exp.callbacks.phase import Phase, data_of, iteration_of
+from star_exp.callbacks.phase import Phase, data_of, trained_iterations
 from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.modules.base import LanguageModel
 from star_exp.sampling.base import Sampler
@@ -26,9 +26,8 @@ class Evaluate(Phase):
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.measure(trainer, module, 0, (*self.splits, *self.final_splits))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
-        # `processed` is already counted up, so the iteration that just ended is one back
-        iteration = iteration_of(trainer) - 1
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        iteration = trained_iterations(trainer)
         self.measure(trainer, module, iteration, self.splits)
         for split in self.splits:  # logged so that checkpoints and early stopping may go by it
             rollouts = data_of(trainer).store.read(iteration, split)

@@ -25,8 +25,8 @@ class Generate(Phase):
     def __init__(self, sampler: Sampler, samples: int = 1, problems_a_shard: int = 500):
         if samples < 1 or problems_a_shard < 1:
             raise ValueError(
-                f"callbacks.{self.phase}: samples={samples} and problems_a_shard={problems_a_shard} "
-                "must be at least 1"
+                f"callbacks.{self.phase}: samples={samples} and "
+                f"problems_a_shard={problems_a_shard} must be at least 1"
             )
         self.sampler, self.samples, self.problems_a_shard = sampler, samples, problems_a_shard
 

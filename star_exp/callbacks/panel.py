@@ -74,12 +74,14 @@ class Panel(Phase):
         share = f"  right so far {right / judged:.1%}" if judged else ""
         self._show(trainer, f"{rate}{share}", done, total)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: LanguageModel, *rest: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: LanguageModel, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
         if not trainer.is_global_zero:
             return
         self._enter("train", iteration_of(trainer))
         steps = trainer.num_training_batches
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = batch_index + 1
         seconds = max(1e-6, time.monotonic() - self.phase_begun)
         per_step = data_of(trainer).num_tokens / max(1, int(steps))
         self._show(trainer, f"{done * per_step / seconds:,.0f} tokens/s", done, int(steps))

@@ -35,22 +35,22 @@ class Phase(pl.Callback):
     def on_run_end(self, trainer: pl.Trainer, module: LanguageModel, iteration: int) -> None:
         """Called with the last model M_iteration; again where a kill interrupted it."""
 
-    def on_train_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.on_run_end(trainer, module, trained_iterations(trainer))
 
 
 def iteration_of(trainer: pl.Trainer) -> int:
-    """The iteration, from 1, that is being prepared or trained.
+    """The iteration, from 1, that is being prepared or trained."""
+    return trained_iterations(trainer) + 1
+
+
+def trained_iterations(trainer: pl.Trainer) -> int:
+    """How many iterations' training is complete.
 
     `processed` and not `current_epoch`: in the first call after a resume the latter is one short,
     since checkpoints are written between the two being counted up (fit_loop.py).
     """
-    return trainer.fit_loop.epoch_progress.current.processed + 1
-
-
-def trained_iterations(trainer: pl.Trainer) -> int:
-    """How many iterations are complete, at the end of a fit."""
-    return trainer.fit_loop.epoch_progress.current.processed
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
 def data_of(trainer: pl.Trainer) -> "RolloutDataModule":

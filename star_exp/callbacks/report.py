@@ -15,8 +15,9 @@ import pytorch_lightning as pl
 
 from star_exp import metrics, summary
 from star_exp.callbacks.evaluate import Evaluate
-from star_exp.callbacks.phase import Phase, data_of, iteration_of
+from star_exp.callbacks.phase import Phase, data_of, trained_iterations
 from star_exp.files import write_json, write_text
+from star_exp.loggers import RolloutWandbLogger
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Rollout
 
@@ -41,14 +42,14 @@ class Report(Phase):
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self._iteration(trainer, module, 0, {}, again=False)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.begun = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.train_seconds = time.perf_counter() - self.begun
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
-        data, iteration = data_of(trainer), iteration_of(trainer) - 1
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        data, iteration = data_of(trainer), trained_iterations(trainer)
         data.clock.add(iteration, "train", self.train_seconds, trainer.global_rank)
         trained = {
             "train/examples": data.num_examples,
@@ -71,7 +72,7 @@ class Report(Phase):
             self._log(trainer, iteration, new)
         final = {f"final/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
-            if hasattr(logger, "log_rollout_table"):
+            if isinstance(logger, RolloutWandbLogger):
                 logger.experiment.summary.update(final)
         summary.draw_curves([*lines.values()], self.folder / "curves.png", self.head)
 
@@ -192,7 +193,7 @@ class Report(Phase):
             "correct": sum(rollout.correct for rollout in rollouts),
         }
         for logger in trainer.loggers:
-            if hasattr(logger, "log_rollout_table"):
+            if isinstance(logger, RolloutWandbLogger):
                 logger.log_rollout_table(TABLE, rows, iteration, trainer.global_step)
                 logger.log_rollout_files(iteration, files, counts)
 

@@ -3,6 +3,8 @@
 None of these in the config: weights, optimizer and schedule all go on (as B-STaR does).
 """
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -16,8 +18,8 @@ class ResetToBase(Phase):
     """Every iteration fine-tunes M_0 with a fresh optimizer (STaR, Algorithm 1, line 7)."""
 
     # not called when an epoch is resumed halfway, so restored weights are never wiped
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
-        base = module.base_weights() if trainer.is_global_zero else {}
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        base: dict[str, Any] = module.base_weights() if trainer.is_global_zero else {}
         options = StateDictOptions(
             full_state_dict=True, broadcast_from_rank0=trainer.world_size > 1
         )
@@ -28,7 +30,7 @@ class ResetToBase(Phase):
 class ResetOptimizer(Phase):
     """Every iteration goes on from the last weights, with a fresh optimizer and learning rate."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         trainer.strategy.setup_optimizers(trainer)
 
 

@@ -1,7 +1,7 @@
 """Values out of range, and settings that are each right and clash together.
 
-Each check yields sentences that name the settings and a way out. They come after keys and types have
-been checked, in this order, and the first check that finds something ends the list.
+Each check yields sentences that name the settings and a way out. Keys and types have been checked
+before. They come in this order, and the first check that finds something ends the list.
 """
 
 from collections.abc import Callable, Iterator
@@ -84,14 +84,14 @@ def _digits(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _task(config: dict[str, Any]) -> Iterator[str]:
-    """What the task itself says of its settings, and whether it has the splits that are measured."""
+    """What the task says of its settings, and whether it has the splits that are measured."""
     try:
         task = build(config["task"])
         for split in config["callbacks"]["evaluate"]["splits"]:
             if not task.problems(split):
                 yield (
-                    f"callbacks.evaluate.splits holds {split!r}, and task={config['choices']['task']} "
-                    "has no problems in it with these settings; leave it out"
+                    f"callbacks.evaluate.splits holds {split!r}, and the task has no problems in "
+                    "it with these settings; leave it out"
                 )
         for split in ("train", *config["callbacks"]["evaluate"]["final_splits"]):
             task.problems(split)[:1]
@@ -169,9 +169,9 @@ def _phases(config: dict[str, Any]) -> Iterator[str]:
     trained, variant = config["data"].get("phases"), config["choices"]["variant"]
     if config["iterations"] > 0 and not foreign and not written & set(trained or ()):
         yield (
-            f"iterations={config['iterations']}, data.phases={trained} and variant={variant} clash: "
-            f"the variant's phases write {sorted(written) or 'nothing'}; set iterations=0, or "
-            "data.phases to what is written"
+            f"iterations={config['iterations']}, data.phases={trained} and variant={variant} "
+            f"clash: the variant's phases write {sorted(written) or 'nothing'}; set iterations=0, "
+            "or data.phases to what is written"
         )
 
 

@@ -50,7 +50,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # ${hydra:runtime.choices.task} is read from there
-    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    bare = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return OmegaConf.create(plain(bare))
 
 

@@ -49,9 +49,10 @@ def text_example(policy: Policy, prompt: str, completion: str) -> Example:
 
 def end_token(policy: Policy) -> int:
     """The token that a text ends with. ValueError for a tokenizer without one."""
-    if policy.tokenizer.eos_token_id is None:
+    end = policy.tokenizer.eos_token_id
+    if not isinstance(end, int):
         raise ValueError("the tokenizer has no end-of-text token, so a model can't learn to stop")
-    return int(policy.tokenizer.eos_token_id)
+    return end
 
 
 def trained_tokens(examples: Sequence[Example]) -> int:

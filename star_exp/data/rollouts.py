@@ -6,9 +6,11 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from star_exp.callbacks.phase import Phase, iteration_of
 from star_exp.clock import Clock
 from star_exp.data.encode import Example, collate, example, text_example, trained_tokens
 from star_exp.errors import UserError
+from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout
 from star_exp.sampling.base import Policy
 from star_exp.schedule import batches, draw, passes
@@ -71,20 +73,19 @@ class RolloutDataModule(pl.LightningDataModule):
         checkpoint and before iteration n is sized. It is the one place where phases can run and
         still decide how many steps there are.
         """
-        from star_exp.callbacks.phase import Phase, iteration_of
-
         trainer = self.trainer
         assert trainer is not None
         iteration, module = iteration_of(trainer), trainer.lightning_module
+        assert isinstance(module, LanguageModel)
         phases = [callback for callback in trainer.callbacks if isinstance(callback, Phase)]  # type: ignore[attr-defined]
         remaining = (trainer.max_epochs or 0) - iteration + 1
         for phase in phases if iteration == 1 else ():
-            phase.on_base_model(trainer, module)  # type: ignore[arg-type]
+            phase.on_base_model(trainer, module)
         for phase in phases if remaining > 0 else ():
-            phase.on_iteration_start(trainer, module, iteration)  # type: ignore[arg-type]
+            phase.on_iteration_start(trainer, module, iteration)
         if remaining <= 0:  # fit will return at once, without on_train_end
             for phase in phases:
-                phase.on_run_end(trainer, module, iteration - 1)  # type: ignore[arg-type]
+                phase.on_run_end(trainer, module, iteration - 1)
             return DataLoader(Steps([], [], 0, 1, 0), batch_size=None)
         rollouts = self.kept(iteration)
         examples = self.examples(module.policy, iteration, rollouts)

@@ -37,6 +37,7 @@ log = logging.getLogger("star_exp")
 
 PAD, END = "<pad>", "<end>"
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
+VOCABULARY = {PAD: 0, END: 1} | {c: place for place, c in enumerate(CHARACTERS, start=2)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class TinyModel(BaseModel):
             torch.manual_seed(derive(self.seed, "tiny", "weights") % 2**32)
             policy = Policy(LlamaForCausalLM(self._config()), character_tokenizer())
         policy.model.generation_config = GenerationConfig(
-            eos_token_id=policy.tokenizer.eos_token_id, pad_token_id=policy.tokenizer.pad_token_id
+            eos_token_id=VOCABULARY[END], pad_token_id=VOCABULARY[PAD]
         )
         self._train(policy, examples, progress)
         temporary = Path(
@@ -112,9 +113,8 @@ class TinyModel(BaseModel):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _config(self) -> LlamaConfig:
-        tokenizer = character_tokenizer()
         return LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=len(VOCABULARY),
             hidden_size=self.hidden,
             intermediate_size=self.feedforward,
             num_hidden_layers=self.layers,
@@ -123,8 +123,8 @@ class TinyModel(BaseModel):
             max_position_embeddings=self.max_positions,
             rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
             tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=VOCABULARY[PAD],
+            eos_token_id=VOCABULARY[END],
             bos_token_id=None,
         )
 
@@ -167,8 +167,7 @@ class TinyModel(BaseModel):
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """One token a character of printable ASCII and the newline; no unknown token: others raise."""
-    vocabulary = {PAD: 0, END: 1} | {c: place for place, c in enumerate(CHARACTERS, start=2)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)

@@ -35,7 +35,7 @@ class LanguageModel(pl.LightningModule):
         policy = load(base, dtype)
         self.model, self.tokenizer = policy.model, policy.tokenizer
         self.learning_rate, self.rate = learning_rate, rate
-        self.betas, self.weight_decay = tuple(betas), weight_decay
+        self.betas, self.weight_decay = (betas[0], betas[1]), weight_decay
 
     @property
     def policy(self) -> Policy:
@@ -62,9 +62,13 @@ class LanguageModel(pl.LightningModule):
         # at the first set-up, before a loader is read, there is no iteration: any factor will do
         return self.rate(step, int(steps)) if steps not in (0, float("inf")) else 1.0
 
+    def final_loss(self) -> float:
+        """The loss that an iteration ended with; for the report."""
+        raise NotImplementedError
+
     @property
     def num_weights(self) -> int:
         """Parameters that a token is multiplied with: all but the input embeddings, unless tied."""
-        tied = self.model.config.get_text_config().tie_word_embeddings
-        embeddings = 0 if tied else self.model.get_input_embeddings().weight.numel()
-        return self.model.num_parameters() - embeddings
+        tied = self.policy.model.config.get_text_config().tie_word_embeddings
+        embeddings = 0 if tied else self.policy.model.get_input_embeddings().weight.numel()
+        return self.policy.model.num_parameters() - embeddings

@@ -30,15 +30,17 @@ class Policy:
     def pad_token(self) -> int:
         """A token to fill up with; it is masked wherever it stands, so any will do."""
         pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else min(self.end_tokens))
+        return pad if isinstance(pad, int) else min(self.end_tokens)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(
+        text = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        assert isinstance(text, str)  # a list only for a list of lists
+        return text
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""n-digit arithmetic, the synthetic task of STaR (section 4.2, figure 3), problems made on the spot.
+"""n-digit arithmetic, the synthetic task of STaR (section 4.2, figure 3), made on the spot.
 
 One problem in the two formats that a rationale can take here:
 
@@ -267,7 +267,7 @@ class Pool(Sequence[Problem]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.size))]
         if not -self.size <= index < self.size:
