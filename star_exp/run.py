@@ -112,16 +112,13 @@ def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console
     callbacks.append(SeedIteration(config["seed"]))
     if config["patience"] is not None:
         callbacks.append(EarlyStopping("dev/accuracy", mode="max", patience=config["patience"]))
-    callbacks.append(
-        ModelCheckpoint(
-            directory.root / "checkpoints",
-            filename="best",
-            monitor="dev/accuracy" if _measures_dev(config) else None,
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        )
-    )
+    # Two of them: `save_last` saves only together with a new best. And in this order: a kill between
+    # them repeats the iteration, where in the other the best model could be missed for ever.
+    folder = directory.root / "checkpoints"
+    if _measures_dev(config):
+        best = {"filename": "best", "monitor": "dev/accuracy", "mode": "max"}
+        callbacks.append(ModelCheckpoint(folder, **best, enable_version_counter=False))
+    callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
     return callbacks
 
 
@@ -203,9 +200,8 @@ def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> No
                 f"{group} {final[f'{split}/accuracy/{group}']:.1%}"
                 for group in summary.groups([final], f"{split}/accuracy")
             ]
-            console.print(
-                f"{split}: {final[f'{split}/accuracy']:.1%} ({', '.join(parts)})", highlight=False
-            )
+            line = f"{split}: {final[f'{split}/accuracy']:.1%} ({', '.join(parts)})"
+            console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{root}: {what}", highlight=False, soft_wrap=True)
 
 
@@ -214,7 +210,7 @@ def quiet_libraries() -> None:
     disable_progress_bar()  # transformers shows one for every model that is read
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are in memory
-    warnings.filterwarnings("ignore", ".*Total length of `CombinedLoader` across ranks is zero.*")
+    warnings.filterwarnings("ignore", r".*Total length of `\w+` across ranks is zero.*")
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
 

@@ -1,10 +1,14 @@
 """What several tests share: a small policy, and a run that takes seconds."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# The models here are too small for threads, and the suite runs two processes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A run in which every phase has something to do: two digits of base 4, a model that knows some.
 SMALL = (

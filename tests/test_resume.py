@@ -14,6 +14,7 @@ from star_exp.run import run
 from star_exp.store import StoreError
 from tests.test_run import final_weights, results, shards
 
+SAVE = "pytorch_lightning.callbacks:ModelCheckpoint._save_checkpoint"
 # where the run is killed: a function, and at which of its calls
 PLACES = {
     "unbroken": (None, 0),
@@ -26,12 +27,9 @@ PLACES = {
     "fine_tuning": ("star_exp.modules.finetune:FineTune.training_step", 17),
     "evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_train_epoch_end", 2),
     "metrics_writing": ("star_exp.callbacks.report:write_text", 3),
-    "checkpoint_before": ("lightning_fabric.plugins.io.torch_io:_atomic_save", 2),
-    "checkpoint_inside": ("torch:save", 4),
-    "checkpoint_after_the_best": (
-        "pytorch_lightning.callbacks:ModelCheckpoint._save_last_checkpoint",
-        2,
-    ),
+    "checkpoint_of_the_best": (SAVE, 1),
+    "checkpoint_of_the_last": (SAVE, 2),
+    "checkpoint_half_written": ("fsspec.implementations.local:LocalFileOpener.commit", 2),
     "final_evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_run_end", 1),
     "model_saving": ("star_exp.run:_save_model", 1),
     "results_writing": ("star_exp.rundir:RunDirectory.finish", 1),

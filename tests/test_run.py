@@ -234,6 +234,18 @@ def test_patience_stops_when_dev_accuracy_stops_rising(small_config, tmp_path):
     assert results(tmp_path)["iterations"][-1]["iteration"] < 6
 
 
+def test_the_last_checkpoint_is_of_the_last_iteration_though_another_was_the_best(
+    small_config, tmp_path
+):
+    run(small_config(tmp_path, "module.learning_rate=1e-12"), [])  # no iteration is better
+
+    def iteration(name):
+        checkpoint = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+    assert (iteration("best"), iteration("last")) == (1, 2)
+
+
 def test_two_processes_never_work_in_one_directory(small_config, tmp_path):
     from star_exp.rundir import RunDirectory
 

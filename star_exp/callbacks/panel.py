@@ -71,7 +71,7 @@ class Panel(Phase):
         self._enter(phase, iteration)
         seconds = max(1e-6, time.monotonic() - self.phase_begun)
         rate = f"{tokens / seconds:,.0f} tokens/s" if tokens else ""
-        share = f"  right so far {right / judged:.1%}" if judged else ""
+        share = f"  right so far {right / judged:.1%}" if tokens else ""
         self._show(trainer, f"{rate}{share}", done, total)
 
     def on_train_batch_end(

@@ -96,7 +96,7 @@ def write_phase(
         done += len(chosen) * trainer.world_size
         right += sum(rollout.correct for rollout in rollouts)
         judged += len(rollouts)
-        tokens += sum(len(rollout.tokens) for rollout in rollouts)
+        tokens += sum(len(segment.logprobs) for r in rollouts for segment in r.segments)
         announce(
             trainer,
             phase,

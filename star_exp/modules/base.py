@@ -69,6 +69,7 @@ class LanguageModel(pl.LightningModule):
     @property
     def num_weights(self) -> int:
         """Parameters that a token is multiplied with: all but the input embeddings, unless tied."""
-        tied = self.policy.model.config.get_text_config().tie_word_embeddings
-        embeddings = 0 if tied else self.policy.model.get_input_embeddings().weight.numel()
-        return self.policy.model.num_parameters() - embeddings
+        model = self.policy.model
+        tied = model.config.get_text_config().tie_word_embeddings
+        unused = [] if tied else model.get_input_embeddings().parameters()
+        return model.num_parameters() - sum(weights.numel() for weights in unused)
