@@ -8,7 +8,7 @@ whatever was logged can be computed again from the store.
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from star_exp.records import Rollout
@@ -205,8 +205,24 @@ def _share(flags) -> float:
     return sum(flags) / len(flags)
 
 
-def metrics_table(values: Mapping[str, float]) -> list[tuple[Metric, str, float]]:
-    """(metric, name, value) for each registered name in `values`, in the registry's order."""
-    order = {candidate.name: place for place, candidate in enumerate(METRICS)}
-    rows = [(metric(name), name, value) for name, value in values.items()]
-    return sorted(rows, key=lambda row: (order[row[0].name], row[1]))
+def markdown() -> str:
+    """docs/metrics.md: every metric by name. `python -m star_exp.metrics > docs/metrics.md`."""
+    arrows = {"up": "higher", "down": "lower", "": "-"}
+    rows = [
+        f"| `{m.name}` | {m.unit} | {arrows[m.better]} | `{m.axis}` | {m.meaning} |"
+        for m in METRICS
+    ]
+    head = [
+        "# Metrics",
+        "",
+        "Made from `star_exp.metrics.METRICS` by `python -m star_exp.metrics`; do not edit.",
+        "`/*` stands for the groups of the task, such as `digits=4`.",
+        "",
+        "| name | unit | better | x axis | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -112,8 +112,8 @@ def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console
     callbacks.append(SeedIteration(config["seed"]))
     if config["patience"] is not None:
         callbacks.append(EarlyStopping("dev/accuracy", mode="max", patience=config["patience"]))
-    # Two of them: `save_last` saves only together with a new best. And in this order: a kill between
-    # them repeats the iteration, where in the other the best model could be missed for ever.
+    # Two of them: `save_last` saves only together with a new best. In this order: a kill between
+    # them repeats the iteration; in the other the best model could be missed for ever.
     folder = directory.root / "checkpoints"
     if _measures_dev(config):
         best = {"filename": "best", "monitor": "dev/accuracy", "mode": "max"}

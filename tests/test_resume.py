@@ -111,14 +111,20 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_iterations_are_trained
 
 
 def test_a_truncated_shard_is_named_and_only_it_is_sampled_again(small_config, tmp_path):
-    words = ("logger=none", "iterations=1")
-    run(small_config(tmp_path, *words), [])
+    words = ("logger=none", "callbacks.generate.problems_a_shard=25")
+    run(small_config(tmp_path, *words, "iterations=1"), [])
     before = shards(tmp_path)
-    shard = tmp_path / "rollouts" / "iter_001" / "dev" / "00000.parquet"
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()  # as if it had stopped in the first iteration
+    shard = tmp_path / "rollouts" / "iter_001" / "generate" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:200])
-    with pytest.raises(StoreError, match=r"dev/00000.parquet can't be read .* Delete this file"):
-        run(small_config(tmp_path, "logger=none", "iterations=2"), [])
-    assert set(shards(tmp_path)) == set(before)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet") if path != shard}
+    with pytest.raises(StoreError, match=r"00001.parquet can't be read .* Delete this file and"):
+        run(small_config(tmp_path, *words, "iterations=2"), [])
+    shard.unlink()
+    run(small_config(tmp_path, *words, "iterations=2"), [])
+    after = shards(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_a_full_disk_is_reported_and_what_was_whole_stays(small_config, tmp_path, monkeypatch):

@@ -87,27 +87,26 @@ class RolloutDataModule(pl.LightningDataModule):
             for phase in phases:
                 phase.on_run_end(trainer, module, iteration - 1)
             return DataLoader(Steps([], [], 0, 1, 0), batch_size=None)
+        examples, steps = self.training_set(module.policy, iteration)
+        pad, rank, world = module.policy.pad_token, trainer.global_rank, trainer.world_size
+        return DataLoader(Steps(examples, steps, rank, world, pad), batch_size=None, shuffle=False)
+
+    def training_set(self, policy: Policy, iteration: int) -> tuple[list[Example], list[list[int]]]:
+        """The examples of an iteration, and for each optimizer step which of them it takes."""
         rollouts = self.kept(iteration)
-        examples = self.examples(module.policy, iteration, rollouts)
+        examples = self.examples(policy, iteration, rollouts)
         steps = self.schedule(iteration, len(examples), self.batch_size)
-        seed = derive(self.seed, "order", iteration)
+        seed, draws = derive(self.seed, "order", iteration), steps * self.batch_size
+        replayed = self.seed_examples(policy) if self.replay else []
+        places = range(len(examples), len(examples) + len(replayed))
+        again = passes(places, int(draws * self.replay), seed) if replayed else []
         groups = [str(sorted(rollout.groups.items())) for rollout in rollouts]
-        draws = steps * self.batch_size
-        replayed = self.seed_examples(module.policy) if self.replay else []
-        again = passes(
-            range(len(examples), len(examples) + len(replayed)), int(draws * self.replay), seed
-        )
         order = self.order(groups, draws - len(again), seed) + again
         order = passes(order, draws, derive(seed, "mixed")) if again else order
         examples += replayed
         lengths = [len(example.tokens) for example in examples]
-        self.num_examples = len(rollouts)
-        self.num_tokens = sum(lengths[index] for index in order)
-        cut = batches(order, self.batch_size, lengths, self.bucket, seed)
-        dataset = Steps(
-            examples, cut, trainer.global_rank, trainer.world_size, module.policy.pad_token
-        )
-        return DataLoader(dataset, batch_size=None, shuffle=False)
+        self.num_examples, self.num_tokens = len(rollouts), sum(lengths[index] for index in order)
+        return examples, batches(order, self.batch_size, lengths, self.bucket, seed)
 
     def kept(self, iteration: int) -> list[Rollout]:
         """The rollouts of the iteration's phases that pass the filters. UserError if none does."""
