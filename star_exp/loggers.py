@@ -99,6 +99,7 @@ class RolloutWandbLogger(WandbLogger):
             config=run.config,
             settings=wandb.Settings(console="off", silent=True),
         )
+        self._wandb_init.pop("anonymous")  # of no effect in wandb 0.31, and it warns of it
         self.artifacts = artifacts
         self._defined: set[str] = set()
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from star_exp.files import replace_file
 
-COLUMNS = (  # heading, metric, format
-    ("iteration", "iteration", "{:d}"),
+COLUMNS = (  # heading, metric, format; narrow enough for 80 columns
+    ("it", "iteration", "{:d}"),
+    ("cover", "generate/coverage", "{:.1%}"),
+    ("+hints", "rationalize/coverage", "{:.1%}"),
     ("steps", "train/steps", "{:d}"),
-    ("coverage", "generate/coverage", "{:.1%}"),
-    ("+ hints", "rationalize/coverage", "{:.1%}"),
-    ("examples", "train/examples", "{:d}"),
-    ("loss", "train/final_loss", "{:.4f}"),
+    ("loss", "train/final_loss", "{:.3f}"),
     ("dev", "dev/accuracy", "{:.1%}"),
 )
 
@@ -36,14 +35,23 @@ def groups(lines: Sequence[dict[str, Any]], metric: str) -> list[str]:
 
 
 def table(lines: Sequence[dict[str, Any]]):
-    """A rich table, an iteration a row; columns that no iteration has are left out."""
+    """A rich table, an iteration a row; columns that no iteration has are left out.
+
+    cover: training problems solved without a hint; +hints: those solved only with one.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    split = [(group, f"dev/accuracy/{group}", "{:.0%}") for group in groups(lines, "dev/accuracy")]
+    split, before = [], ""
+    for group in groups(lines, "dev/accuracy"):
+        name, _, value = group.partition("=")
+        heading = f"={value}" if name == before else group  # digits=1 =2 =3
+        split.append((heading, f"dev/accuracy/{group}", "{:.0%}"))
+        before = name
     columns = [column for column in (*COLUMNS, *split) if any(column[1] in line for line in lines)]
-    made = Table()
+    made = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading, _, _ in columns:
-        made.add_column(heading, justify="right")
+        made.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         made.add_row(*(_cell(line.get(name), form) for _, name, form in columns))
     return made

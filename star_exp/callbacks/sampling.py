@@ -87,6 +87,7 @@ def write_phase(
     )
     pending = trainer.strategy.broadcast(pending)
     done, right, judged, tokens = (len(starts) - len(pending)) * problems_a_shard, 0, 0, 0
+    announce(trainer, phase, iteration, min(done, len(problems)), len(problems))
     for shard in pending[trainer.global_rank :: trainer.world_size]:
         begun = time.perf_counter()
         chosen = problems[starts[shard] : starts[shard] + problems_a_shard]
