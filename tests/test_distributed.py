@@ -81,7 +81,7 @@ def test_two_processes_that_were_killed_go_on(one, base_cache, tmp_path):
         assert running.poll() is None and time.monotonic() < deadline, running.communicate()[0]
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    running.communicate()
     assert json.loads((folder / "results.json").read_text())["status"] == "running"
     finish(start(folder, base_cache, "trainer=ddp_cpu"))
     assert texts(folder) == texts(one)
@@ -91,4 +91,5 @@ def test_two_processes_that_were_killed_go_on(one, base_cache, tmp_path):
 def test_a_run_goes_on_with_another_number_of_processes(one, base_cache, tmp_path):
     finish(start(tmp_path / "run", base_cache, "trainer=ddp_cpu", "iterations=1"))
     finish(start(tmp_path / "run", base_cache, "iterations=2"))
-    assert texts(tmp_path / "run") == texts(one)
+    # and the evaluation of M_1, which was the last model for a while
+    assert texts(one).items() <= texts(tmp_path / "run").items()
