@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = {"run": _run, "eval": _eval, "show": _show}
     name, *arguments = argv
     if name not in commands:
-        from star_exp.config.validate import did_you_mean
+        from star_exp.errors import did_you_mean
 
         print(f"star-exp: there is no command {name!r}; {did_you_mean(name, commands)}")
         return 2

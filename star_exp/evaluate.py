@@ -26,8 +26,8 @@ from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.config.compose import compose
-from star_exp.config.validate import ConfigError, did_you_mean, validate
-from star_exp.errors import UserError
+from star_exp.config.validate import ConfigError, validate
+from star_exp.errors import UserError, did_you_mean
 from star_exp.files import write_json
 from star_exp.modules.base import LanguageModel
 from star_exp.run import quiet_libraries

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from star_exp.config.compose import cell_hash, compose, conf_dir, differences, plain
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
-from star_exp.config.validate import ConfigError, did_you_mean, validate
+from star_exp.config.validate import ConfigError, validate
+from star_exp.errors import did_you_mean
 
 HEAVY = ("torch", "pytorch_lightning", "transformers")
 

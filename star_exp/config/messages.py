@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from star_exp.config.validate import ConfigError, did_you_mean
-from star_exp.errors import UserError
+from star_exp.config.validate import ConfigError
+from star_exp.errors import UserError, did_you_mean
 
 
 def for_the_user(error: Exception, arguments: list[str]) -> str | None:

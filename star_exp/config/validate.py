@@ -1,18 +1,18 @@
 """Refuses a config that no run could use: what was found, what was expected, a near miss."""
 
 import ast
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from star_exp.config.checks import CHECKS
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
+from star_exp.errors import UserError, did_you_mean
 
 ROOT = "star_exp.config.schema.Run"
 HANDED_OVER = {"task", "store", "clock", "seed", "base", "folder", "head", "console"}  # by run.py
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config can't be used. The message is for the user and complete; no traceback is needed."""
 
 
@@ -29,15 +29,6 @@ def validate(config: dict[str, Any]) -> None:
     )
     if faults:
         raise ConfigError("\n".join(faults))
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A sentence that names the nearest of `names`, or all of them if none is near."""
-    names = sorted(set(names))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"expected one of: {', '.join(names)}" if names else "nothing is expected here"
 
 
 def _faults(node: dict[str, Any], path: str, target: Any) -> Iterator[str]:

@@ -12,8 +12,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_exp.config.validate import did_you_mean
-from star_exp.errors import UserError
+from star_exp.errors import UserError, did_you_mean
 from star_exp.metrics import METRICS
 from star_exp.records import Rollout
 from star_exp.store import RolloutStore, read_shard, read_table
