@@ -49,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstar-exp: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except SystemExit as error:
+        if type(error).__name__ != "SIGTERMException":  # Lightning's, for a job that is preempted
+            raise
+        print("star-exp: terminated; the same command goes on from here", file=sys.stderr)
+        return 143
     except BrokenPipeError:  # `star-exp show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

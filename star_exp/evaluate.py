@@ -66,7 +66,10 @@ def evaluate(
     console: Console,
 ) -> dict[str, Any]:
     """Measures, prints a table, and writes RUN_DIR/eval/<hash>/results.json, which is returned."""
+    if samples < 1:
+        raise ConfigError(f"--samples {samples}: expected at least 1")
     config = _changed(_config_of(run_dir), overrides)
+    config["trainer"] |= {"devices": 1, "strategy": "auto", "num_nodes": 1}  # one process measures
     validate(config)
     said = {
         "model": which,
@@ -90,7 +93,10 @@ def evaluate(
     module.to(trainer.strategy.root_device)
     sampler, values, counts = build(said["decoding"]), {}, {}
     for split in splits:
-        problems = task.problems(split)
+        try:
+            problems = task.problems(split)
+        except ValueError as error:
+            raise ConfigError(f"--splits {split}: {error}") from error
         if not problems:
             console.print(f"{split}: the task has no problems in this split", highlight=False)
             continue
@@ -141,28 +147,41 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def _sampler(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The run's evaluation sampler (greedy), or `sampling` where that was changed by its group."""
-    if any(override.lstrip("+").startswith("sampling=") for override in overrides):
+    """The run's evaluation sampler (greedy), with what the command line says of `sampling`."""
+    words = [override.lstrip("+").partition("=")[0] for override in overrides]
+    if "sampling" in words:
         return config["sampling"]
-    limit = config["sampling"]["max_new_tokens"]
-    return {**config["callbacks"]["evaluate"]["sampler"], "max_new_tokens": limit}
+    keys = [word.removeprefix("sampling.") for word in words if word.startswith("sampling.")]
+    changed = {key: config["sampling"][key] for key in keys}
+    return {**config["callbacks"]["evaluate"]["sampler"], **changed}
 
 
 def _model(
     run_dir: Path, config: dict[str, Any], task: Any, which: str
 ) -> tuple[LanguageModel, int]:
     """The module with the weights that were asked for, and the iteration they are of."""
-    trained = build(_config_of(run_dir)["task"])  # the base model was made with the run's own task
-    base = build(config["model"]).prepare(trained, Path(config["cache_dir"]), lambda done, of: None)
+    final, path = run_dir / "model", run_dir / "checkpoints" / f"{which}.ckpt"
+    if which == "last" and final.exists():
+        results = json.loads((run_dir / "results.json").read_text())
+        return build(config["module"], base=final), results["final"]["iteration"]
+    if which != "base" and not path.exists():
+        raise UserError(f"{path} is not there: the run has no {which} model yet; --model base has")
+    if which == "base" or not final.exists():
+        trained = build(_config_of(run_dir)["task"])  # the base was made with the run's own task
+        base = build(config["model"]).prepare(trained, Path(config["cache_dir"]), _say_step)
+    else:
+        base = final  # its weights are replaced
     module: LanguageModel = build(config["module"], base=base)
     if which == "base":
         return module, 0
-    path = run_dir / "checkpoints" / f"{which}.ckpt"
-    if not path.exists():
-        raise UserError(f"{path} is not there: the run has no {which} model yet; --model base has")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
     return module, int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def _say_step(done: int, of: int) -> None:
+    if done % 100 == 0 or done == of:
+        print(f"  base model: step {done} of {of}")
 
 
 def _table(split: str, rollouts: list) -> Table:

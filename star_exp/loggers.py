@@ -37,13 +37,21 @@ Builder = Callable[[RunInfo], Logger]
 
 def csv_logger() -> Builder:
     """csv/version_<n>/metrics.csv in the run directory, a new version for each start."""
-    return lambda run: CSVLogger(save_dir=run.folder, name="csv")
+
+    def build(run: RunInfo) -> Logger:
+        logger = CSVLogger(run.folder, name="csv", flush_logs_every_n_steps=1)  # a kill loses none
+        logger.log_hyperparams(run.config)
+        return logger
+
+    return build
 
 
 def tensorboard_logger() -> Builder:
     def build(run: RunInfo) -> Logger:
         try:
-            return TensorBoardLogger(save_dir=run.folder, name="tensorboard", version="")
+            logger = TensorBoardLogger(save_dir=run.folder, name="tensorboard", version="")
+            logger.log_hyperparams(run.config)
+            return logger
         except ModuleNotFoundError as error:
             raise UserError(
                 "logger=tensorboard needs the package tensorboard: "
@@ -142,7 +150,7 @@ class RolloutWandbLogger(WandbLogger):
         for name in metrics:
             axis = axes.get(name) or axes.get(name.rpartition("/")[0] + "/*")
             if axis is not None and name not in self._defined:
-                self.experiment.define_metric(name, step_metric=axis, summary="last")
+                self.experiment.define_metric(name, step_metric=axis)
             self._defined.add(name)
 
 

@@ -4,12 +4,11 @@
 again continues where the last call stopped; a finished run returns its result at once.
 """
 
+import hashlib
 import logging
 import os
 import platform
-import shutil
 import sys
-import tempfile
 import warnings
 import zipfile
 from importlib.metadata import version
@@ -18,20 +17,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from star_exp import summary
 from star_exp.callbacks.reset import SeedIteration
+from star_exp.checkpoints import MovableCheckpoint, WholeCheckpointIO
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.errors import CheckpointError
+from star_exp.files import replace_folder
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel
 from star_exp.rundir import RunDirectory, is_main_process
 from star_exp.store import RolloutStore
+from star_exp.tasks.base import Task
 
 log = logging.getLogger("star_exp")
 
@@ -49,24 +51,23 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
             _say(console, results, directory.root, "finished before; nothing is left to do")
             return results["final"].get(config["optimized_metric"])
         try:
-            trainer = _fit(config, directory, console)
+            _fit(config, directory, console)
         except BaseException as error:
             directory.failed(error)
             raise
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         results = directory.finish()
         if is_main_process():
             _say(console, results, directory.root, "finished")
         return results["final"].get(config["optimized_metric"])
 
 
-def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> pl.Trainer:
+def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> None:
     task = build(config["task"])
     source = build(config["model"])
     progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
     base = source.prepare(task, Path(config["cache_dir"]), progress)
-    _describe_base(console, directory, source.description())
+    directory.note_data(fingerprints(task))
+    _describe_base(console, directory, source.description(task))
 
     pl.seed_everything(config["seed"], verbose=False)
     module: LanguageModel = build(config["module"], base=base)
@@ -89,16 +90,28 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> p
         default_root_dir=directory.root,
         callbacks=_callbacks(config, directory, console),
         logger=_loggers(config, directory) or False,
+        plugins=[WholeCheckpointIO()],
     )
+    checkpoint = _last_checkpoint(directory.root)
+    if checkpoint is not None:
+        log.info("resumed from %s", checkpoint)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(directory.root))
-    finally:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and is_main_process():
-                logger.experiment.finish()  # or the next job of a multirun would log into this run
-    if is_main_process() and not trainer.interrupted:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except BaseException as error:
+        _close_wandb(trainer, exit_code=1)
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # Lightning exits by itself, without a word
+        raise
+    _close_wandb(trainer, exit_code=0)
+    if is_main_process():
         _save_model(module, directory.root / "model")
-    return trainer
+
+
+def _close_wandb(trainer: pl.Trainer, exit_code: int) -> None:
+    """Ends the W&B run, if one began; else the next job of a multirun would log into it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and is_main_process() and logger._experiment is not None:
+            logger.experiment.finish(exit_code=exit_code)
 
 
 def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console) -> list:
@@ -116,9 +129,11 @@ def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console
     # them repeats the iteration; in the other the best model could be missed for ever.
     folder = directory.root / "checkpoints"
     if _measures_dev(config):
-        best = {"filename": "best", "monitor": "dev/accuracy", "mode": "max"}
-        callbacks.append(ModelCheckpoint(folder, **best, enable_version_counter=False))
-    callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+        best = MovableCheckpoint(
+            folder, "best", monitor="dev/accuracy", mode="max", enable_version_counter=False
+        )
+        callbacks.append(best)
+    callbacks.append(MovableCheckpoint(folder, "last", enable_version_counter=False))
     return callbacks
 
 
@@ -161,15 +176,9 @@ def _last_checkpoint(root: Path) -> Path | None:
 
 def _save_model(module: LanguageModel, folder: Path) -> None:
     """The final weights in Hugging Face format; the folder appears whole."""
-    temporary = Path(tempfile.mkdtemp(prefix="model.", suffix=".tmp", dir=folder.parent))
-    try:
+    with replace_folder(folder) as temporary:
         module.model.save_pretrained(temporary)
         module.tokenizer.save_pretrained(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _BaseProgress:
@@ -213,6 +222,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", r".*Total length of `\w+` across ranks is zero.*")
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+
+
+def fingerprints(task: Task) -> dict[str, str]:
+    """A hash of each split's problems, of at most the first 1,000, with how many there are."""
+    found = {}
+    for split in ("train", "dev", "test", "ood"):
+        try:
+            problems = task.problems(split)
+        except ValueError:  # the task has no such split
+            continue
+        digest = hashlib.blake2b(repr(list(problems[:1000])).encode(), digest_size=8).hexdigest()
+        found[split] = f"{digest} of {len(problems)}"
+    return found
 
 
 def hardware() -> dict[str, Any]:

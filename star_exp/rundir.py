@@ -14,10 +14,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from star_exp.config.compose import differences
 from star_exp.errors import ConfigMismatch, UserError
 from star_exp.files import explained, write_json, write_text
+
+LOGGED = ("star_exp", "pytorch_lightning", "py.warnings")
 
 
 class RunDirectory:
@@ -41,19 +44,20 @@ class RunDirectory:
                     raise UserError(
                         f"another process is working in {self.root}; wait for it or stop it"
                     ) from error
-            self.handler = logging.FileHandler(self.root / "run.log")
-            form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-            self.handler.setFormatter(logging.Formatter(form))
-            for name in ("star_exp", "pytorch_lightning", "py.warnings"):
-                logging.getLogger(name).addHandler(self.handler)
-            logging.getLogger("star_exp").setLevel(logging.INFO)
+        name = "run.log" if self.main else f"run.rank{rank()}.log"
+        self.handler = logging.FileHandler(self.root / name, delay=True)
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        self.handler.setFormatter(logging.Formatter(form))
+        for name in LOGGED:
+            logging.getLogger(name).addHandler(self.handler)
+        logging.getLogger("star_exp").setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
+        for name in LOGGED:
+            logging.getLogger(name).removeHandler(self.handler)
+        self.handler.close()
         if self.main:
-            for name in ("star_exp", "pytorch_lightning", "py.warnings"):
-                logging.getLogger(name).removeHandler(self.handler)
-            self.handler.close()
             self.lock.release()
 
     def open(self, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -72,6 +76,10 @@ class RunDirectory:
                     + "\n  ".join(changed)
                     + "\nchoose another run_dir, or give the settings that it was started with"
                 )
+        results = self.results()
+        more = config["iterations"] > results.get("requested_iterations", -1)
+        if results["status"] == "finished" and not more:
+            return results  # and nothing of it is touched
         self.manifest = self._manifest(config, overrides)
         self.head = {
             "schema": 1,
@@ -80,15 +88,25 @@ class RunDirectory:
             "seed": config["seed"],
             "config_hash": self.manifest["config_hash"],
             "config_hash_no_seed": self.manifest["config_hash_no_seed"],
+            "requested_iterations": config["iterations"],
         }
         if self.main:
             write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
             write_json(self.root / "manifest.json", self.manifest)
-        results = self.results()
-        reached = results["iterations"][-1]["iteration"] if results["iterations"] else -1
-        if results["status"] == "finished" and reached < config["iterations"]:
-            results["status"] = "running"  # `iterations` was raised: the run goes on
-        return results
+        return {**results, "status": "running"}
+
+    def note_data(self, fingerprints: dict[str, str]) -> None:
+        """Puts the data's fingerprints into the manifest. ConfigMismatch if they have changed."""
+        path = self.root / "manifest.json"
+        before = json.loads(path.read_text()).get("data", fingerprints) if path.exists() else {}
+        if before and before != fingerprints:
+            raise ConfigMismatch(
+                f"the problems of the task have changed since {self.root} was begun: "
+                f"{before} then, {fingerprints} now; choose another run_dir, or take the data that it began with"
+            )
+        self.manifest["data"] = fingerprints
+        if self.main:
+            write_json(path, self.manifest)
 
     def results(self) -> dict[str, Any]:
         path = self.root / "results.json"
@@ -97,13 +115,17 @@ class RunDirectory:
         return json.loads(path.read_text())
 
     def finish(self) -> dict[str, Any]:
+        logging.getLogger("star_exp").info("finished")
         return self._set_status("finished")
 
     def failed(self, error: BaseException) -> None:
         """Leaves the reason in run.log and results.json; the run can still be resumed."""
-        if not self.main or isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+            logging.getLogger("star_exp").info("interrupted")
             return
         logging.getLogger("star_exp").error("failed", exc_info=error)
+        if not self.main:
+            return
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
     def _set_status(self, status: str, **more: str) -> dict[str, Any]:
@@ -118,7 +140,9 @@ class RunDirectory:
 
         path = self.root / "manifest.json"
         before = json.loads(path.read_text()) if path.exists() else {}
+        kept = {"data": before["data"]} if "data" in before else {}
         return {
+            **kept,
             "run_id": before.get("run_id") or secrets.token_hex(4),
             "config_hash": f"{config['cell']}-s{config['seed']}",
             "config_hash_no_seed": config["cell"],
@@ -129,10 +153,15 @@ class RunDirectory:
         }
 
 
-def is_main_process() -> bool:
-    """Whether this process writes and speaks; Lightning, torchrun and Slurm number them so."""
+def rank() -> int:
+    """The number of this process, as Lightning, torchrun and Slurm give it; 0 if there is one."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(rank) for rank in ranks if rank is not None), 0) == 0
+    return next((int(found) for found in ranks if found is not None), 0)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and speaks."""
+    return rank() == 0
 
 
 def git_state() -> dict[str, Any]:
@@ -144,6 +173,8 @@ def git_state() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return {}  # somebody else's checkout, with this package installed in it
         return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {}

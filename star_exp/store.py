@@ -76,6 +76,9 @@ class RolloutStore:
         iteration whose checkpoint was lost and whose training was not repeatable to the bit.
         """
         pending = []
+        for path in self.shards(iteration, phase):
+            if int(path.stem) >= shards:  # of a phase that had more to do, with other weights
+                os.replace(path, _unused(path))
         for shard in range(shards):
             path = self.path(iteration, phase, shard)
             if path.exists() and self._weights(path) != weights:

@@ -17,8 +17,9 @@ COLUMNS = (  # heading, metric, format; narrow enough for 80 columns
 
 
 def best(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first iteration with the highest dev/accuracy (STaR, section 4.1 reports the best)."""
+    """The first trained model with the highest dev/accuracy, that of best.ckpt; else the base."""
     measured = [line for line in lines if "dev/accuracy" in line]
+    measured = [line for line in measured if line["iteration"] > 0] or measured
     if not measured:
         return {}
     line = max(measured, key=lambda line: line["dev/accuracy"])

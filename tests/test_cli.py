@@ -89,6 +89,19 @@ def test_eval_on_other_problems_with_another_model_and_decoding(small_config, tm
     }
 
 
+def test_eval_takes_over_single_settings_of_sampling_and_measures_on_one_device(
+    small_config, tmp_path
+):
+    run(small_config(tmp_path, "variant=base"), [])  # base: two iterations asked for, none trained
+    config = (tmp_path / "config.yaml").read_text().replace("devices: 1", "devices: 2")
+    (tmp_path / "config.yaml").write_text(config)  # as if it had been trained by two processes
+    words = ["sampling.temperature=0.7", "task.test_size=1200", "--splits", "test"]
+    assert main(["eval", str(tmp_path), *words]) == 0
+    written = json.loads(next((tmp_path / "eval").glob("*/results.json")).read_text())
+    assert written["decoding"]["temperature"] == 0.7 and written["iteration"] == 0
+    assert written["n"]["test"]["problems"] > 20  # there are few sums of two digits in base 4
+
+
 def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys):
     assert main(["eval", str(tmp_path / "nothing")]) == 1
     assert "is not a run directory" in capsys.readouterr().err
@@ -97,6 +110,8 @@ def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys
         (["seed=3"], "seed can't be changed for an evaluation"),
         (["task.max_digit=3"], "did you mean 'max_digits'"),
         (["--model", "best"], "the run has no best model yet"),
+        (["--splits", "dve"], "--splits dve: arithmetic has no split"),
+        (["--samples", "0"], "--samples 0: expected at least 1"),
     ):
         assert main(["eval", str(tmp_path / "run"), *words]) == 1
         assert said in capsys.readouterr().err

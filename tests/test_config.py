@@ -179,7 +179,7 @@ def test_a_target_that_is_none_is_refused(default, value):
         ({"patience": 3, "callbacks.evaluate.splits": []}, ["patience=3", "callbacks.evaluate"]),
         (
             {"callbacks.generate": None, "callbacks.rationalize": None},
-            ["iterations=", "variant=star"],
+            ["data.phases=", "variant=star"],
         ),
         ({"trainer.accumulate_grad_batches": 4}, ["accumulate_grad_batches=4", "data.batch_size"]),
         ({"trainer.devices": 2, "trainer.strategy": "fsdp"}, ["devices=2", "strategy='fsdp'"]),

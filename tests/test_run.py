@@ -89,7 +89,7 @@ def test_results_hold_every_iteration_and_say_what_the_base_model_was_given(fini
     assert [line["iteration"] for line in held["iterations"]] == [0, 1, 2]
     assert held["base"]["seed_rationales_per_group"] == 60 and held["base"]["steps"] == 80
     assert held["final"] == held["iterations"][-1]
-    best = max(held["iterations"], key=lambda line: line["dev/accuracy"])
+    best = max(held["iterations"][1:], key=lambda line: line["dev/accuracy"])
     assert held["best"]["dev/accuracy"] == best["dev/accuracy"]
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert lines == held["iterations"]
@@ -210,6 +210,77 @@ def test_the_direct_variant_trains_on_answers_alone_in_as_many_steps(
     assert {r.weights for r in rollouts} == {"gold"}
     problems = {r.problem for r in rollouts}
     assert problems == {r.problem for r in RolloutStore(finished / "rollouts").read(1, "generate")}
+
+
+def test_an_early_stopped_run_stays_stopped(small_config, tmp_path):
+    words = ("iterations=6", "patience=1", "module.learning_rate=1e-12")
+    run(small_config(tmp_path, *words), [])
+    before = shards(tmp_path)
+    assert max(int(path[5:8]) for path in before) < 6
+    run(small_config(tmp_path, *words), [])
+    assert shards(tmp_path) == before
+    held = results(tmp_path)  # as if it had been killed in the final evaluation
+    (tmp_path / "results.json").write_text(json.dumps({**held, "status": "running"}))
+    run(small_config(tmp_path, *words), [])
+    assert shards(tmp_path) == before and results(tmp_path)["status"] == "finished"
+
+
+def test_a_moved_run_goes_on_with_its_best_model(small_config, tmp_path):
+    words = ("module.learning_rate=1e-12", "iterations=1")  # nothing is better than iteration 1
+    run(small_config(tmp_path / "here", *words), [])
+    (tmp_path / "here").rename(tmp_path / "there")
+    run(small_config(tmp_path / "there", *words, "iterations=2"), [])
+    best = torch.load(tmp_path / "there" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
+
+
+def test_a_finished_run_is_not_touched_by_the_same_command(small_config, tmp_path):
+    run(small_config(tmp_path, "iterations=1"), ["first"])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.name != "run.log"}
+    run(small_config(tmp_path, "iterations=1", "tags=[x]"), ["second"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_first_interrupt_is_one_for_the_program_too(small_config, tmp_path, monkeypatch):
+    from star_exp.modules.finetune import FineTune
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTune, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(small_config(tmp_path), [])
+    assert results(tmp_path)["status"] == "running"
+    run(small_config(tmp_path), [])
+    assert results(tmp_path)["status"] == "finished"
+
+
+def test_a_truncated_rollout_is_not_right_and_not_trained_on(small_config, finished):
+    from star_exp.callbacks.sampling import Work, to_rollout
+    from star_exp.config.build import build
+    from star_exp.sampling.base import Request, Sample
+
+    task = build(small_config(finished)["task"])
+    policy, problem = load(finished / "model"), task.problems("train")[0]
+    text = policy.encode(task.rationale(problem))
+    for truncated in (False, True):
+        sample = Sample(text, (0.0,) * len(text), truncated)
+        work = Work("generate", 1, [problem])
+        made = to_rollout(policy, task, work, problem, 0, Request((1,), 0), sample, "w")
+        assert made.answer == problem.answer
+        assert made.correct is not truncated
+
+
+def test_the_manifest_names_the_data_and_a_change_of_them_is_refused(small_config, tmp_path):
+    run(small_config(tmp_path, "iterations=1"), [])
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["data"]["train"].endswith(" of 200")
+    manifest["data"]["dev"] = "other"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigMismatch, match="the problems of the task have changed"):
+        run(small_config(tmp_path, "iterations=2"), [])
 
 
 def test_without_rationalization_nothing_is_hinted(small_config, tmp_path):

@@ -31,7 +31,9 @@ class Evaluate(Phase):
         self.measure(trainer, module, iteration, self.splits)
         for split in self.splits:  # logged so that checkpoints and early stopping may go by it
             rollouts = data_of(trainer).store.read(iteration, split)
-            module.log(f"{split}/accuracy", metrics.accuracy(rollouts), logger=False)
+            module.log(
+                f"{split}/accuracy", metrics.accuracy(rollouts), logger=False, sync_dist=True
+            )
 
     def on_run_end(self, trainer: pl.Trainer, module: LanguageModel, iteration: int) -> None:
         self.measure(trainer, module, iteration, self.final_splits)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from star_exp import summary
 from star_exp.callbacks.phase import Phase, data_of, iteration_of
+from star_exp.callbacks.report import Report, read_lines
 from star_exp.modules.base import LanguageModel
 
 
@@ -24,10 +25,11 @@ class Panel(Phase):
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[rate]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             console=console,
         )
-        self.bar_id = self.bar.add_task("starting", total=1, rate="")
+        self.bar_id = self.bar.add_task("starting", total=1)
+        self.rate = ""
         self.lines: dict[int, dict[str, Any]] = {}
         self.phase = ("", 0)
         self.phase_begun = self.last_line = self.iteration_begun = time.monotonic()
@@ -46,7 +48,13 @@ class Panel(Phase):
         self.close()
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.lines = {}
+        """Takes over what a run that is resumed has reported before."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Report):
+                self.lines = dict(read_lines(callback.folder))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._enter("train", iteration_of(trainer))
 
     def close(self) -> None:
         """Gives the terminal back; safe to call again."""
@@ -88,7 +96,7 @@ class Panel(Phase):
 
     def on_metrics(self, trainer: pl.Trainer, iteration: int, values: dict[str, float]) -> None:
         """The metrics of an iteration, as they are logged."""
-        if iteration > len(self.lines) - 1:
+        if iteration not in self.lines:
             self.iteration_seconds.append(time.monotonic() - self.iteration_begun)
             self.iteration_begun = time.monotonic()
         self.lines[iteration] = {"iteration": iteration, **self.lines.get(iteration, {}), **values}
@@ -113,13 +121,8 @@ class Panel(Phase):
         phase, iteration = self.phase
         if self.live is not None:
             text = f"iteration {iteration} of {trainer.max_epochs}: {phase}"
-            self.bar.update(
-                self.bar_id,
-                description=text,
-                completed=done,
-                total=total,
-                rate=rate + self._left(trainer),
-            )
+            self.bar.update(self.bar_id, description=text, completed=done, total=total)
+            self.rate = rate + self._left(trainer)
             self.live.update(self._view())
         elif time.monotonic() - self.last_line >= self.every_s:
             self.last_line = time.monotonic()
@@ -137,4 +140,4 @@ class Panel(Phase):
 
     def _view(self) -> Group:
         ordered = [self.lines[iteration] for iteration in sorted(self.lines)]
-        return Group(*([summary.table(ordered)] if ordered else []), self.bar)
+        return Group(*([summary.table(ordered)] if ordered else []), self.bar, self.rate)

@@ -12,6 +12,7 @@ One outer iteration is one Lightning epoch:
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
 
 from star_exp.modules.base import LanguageModel
 
@@ -51,6 +52,14 @@ def trained_iterations(trainer: pl.Trainer) -> int:
     since checkpoints are written between the two being counted up (fit_loop.py).
     """
     return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+
+
+def stopped_early(trainer: pl.Trainer) -> bool:
+    """Whether early stopping has ended the run; asked after a resume, which forgets that it has."""
+    return any(
+        isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
 
 
 def data_of(trainer: pl.Trainer) -> "RolloutDataModule":

@@ -24,8 +24,10 @@ from star_exp.records import Rollout
 log = logging.getLogger("star_exp")
 
 TRAINING_PHASES = ("generate", "rationalize", "answers")
-TABLE = ("iteration", "phase", "problem", "question", "gold", "answer", "correct", "hinted")
-TABLE = (*TABLE, "truncated", "logprob", "text")
+TABLE = (
+    *("iteration", "phase", "problem", "question", "gold", "answer", "correct"),
+    *("hinted", "truncated", "logprob", "text"),
+)
 LONGEST_TEXT = 2000  # characters of a rationale in a table
 
 
@@ -63,13 +65,16 @@ class Report(Phase):
         """Adds what was measured of the last model only, and writes table and curves."""
         if not trainer.is_global_zero:
             return
-        lines = read_lines(self.folder)
+        lines, clock = read_lines(self.folder), data_of(trainer).clock
         values = self._evaluated(trainer, iteration)
+        values |= self._timed(clock.seconds(iteration), values)
         new = {name: value for name, value in values.items() if name not in lines[iteration]}
-        lines[iteration] |= values
-        self._write(lines, module, data_of(trainer).clock)
-        if new:
+        more = sum(value for name, value in new.items() if name.endswith("/seconds"))
+        new["cost/seconds"] = lines[iteration]["cost/seconds"] + more
+        if len(new) > 1:
             self._log(trainer, iteration, new)
+        lines[iteration] |= new
+        self._write(lines, module, clock)
         final = {f"final/{name}": value for name, value in values.items()}
         for logger in trainer.loggers:
             if isinstance(logger, RolloutWandbLogger):
@@ -103,10 +108,11 @@ class Report(Phase):
         values |= self._timed(data.clock.seconds(iteration), values)
         values |= self._cost(lines.get(iteration - 1, {}), values, module)
         lines[iteration] = {"iteration": iteration, **values}
-        self._write(lines, module, data.clock)
+        # logged before it is written: what a kill cuts off is said twice by W&B, and not left out
         self._log(trainer, iteration, values)
         everything = [*rollouts["generate"], *rollouts["rationalize"], *rollouts["answers"]]
         self._log_rollouts(trainer, iteration, [*everything, *data.store.read(iteration, "dev")])
+        self._write(lines, module, data.clock)
 
     def _evaluated(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """Metrics of every split that was measured at this iteration."""
@@ -174,6 +180,8 @@ class Report(Phase):
 
     @staticmethod
     def _log(trainer: pl.Trainer, iteration: int, values: dict[str, float]) -> None:
+        shown = ", ".join(f"{name} {value:.6g}" for name, value in sorted(values.items()))
+        log.info("iteration %d: %s", iteration, shown)
         for logger in trainer.loggers:
             logger.log_metrics({**values, "iteration": iteration}, step=trainer.global_step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

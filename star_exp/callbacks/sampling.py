@@ -121,7 +121,10 @@ def to_rollout(
     sample: Sample,
     weights: str,
 ) -> Rollout:
-    """A sample as a rollout: its text, the answer read off, and whether that is right."""
+    """A sample as a rollout: its text, the answer read off, and whether that is right.
+
+    A text that the length limit cut off is not right, whatever it says by then: it is not done.
+    """
     text = policy.decode(sample.tokens)
     answer = task.answer(text)
     return Rollout(
@@ -136,7 +139,7 @@ def to_rollout(
         prompt_tokens=len(request.prompt),
         segments=(Segment(text, sample.tokens, sampled=True, logprobs=sample.logprobs),),
         answer=answer,
-        correct=task.correct(problem, answer),
+        correct=task.correct(problem, answer) and not sample.truncated,
         truncated=sample.truncated,
         seed=request.seed,
         weights=weights,

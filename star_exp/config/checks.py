@@ -39,6 +39,13 @@ SET_BY_PROGRAM = {
     "fast_dev_run": "debug=smoke",
     "limit_train_batches": "data.schedule.first=",
     "default_root_dir": "run_dir=",
+    "max_steps": "data.schedule.first=",
+    "plugins": "trainer.strategy=",
+    "enable_progress_bar": "callbacks.panel=",
+    **dict.fromkeys(("min_steps", "min_epochs", "max_time"), "iterations="),
+    **dict.fromkeys(("log_every_n_steps", "enable_model_summary"), "logger="),
+    **dict.fromkeys(("num_sanity_val_steps", "use_distributed_sampler"), "nothing: it is off"),
+    "reload_dataloaders_every_n_epochs": "nothing: it is 1",
 }
 
 
@@ -68,7 +75,7 @@ def _ranges(config: dict[str, Any]) -> Iterator[str]:
 def _program(config: dict[str, Any]) -> Iterator[str]:
     for key, instead in SET_BY_PROGRAM.items():
         if key in config["trainer"]:
-            yield f"trainer.{key} is set by the program; use {instead}"
+            yield f"trainer.{key} is set by the program; instead of it there is {instead}"
     for name in ("evaluate", "report"):
         if not config["callbacks"].get(name):
             yield f"callbacks.{name} is missing: without it nothing would be measured or reported"
@@ -101,23 +108,43 @@ def _task(config: dict[str, Any]) -> Iterator[str]:
 
 def _lengths(config: dict[str, Any]) -> Iterator[str]:
     """Completions that the sampler would cut off, or that the model has no positions for."""
-    sampling, model = config["sampling"], config["model"]
+    model = config["model"]
     longest = build(config["task"]).longest_completion() + 1  # and the end-of-text token
     if model.get("tokens") != "characters" or longest == 1:
         return
-    limit, positions = sampling.get("max_new_tokens"), model.get("max_positions")
-    if limit is not None and limit < longest:
+    for where, limit in _limits(config):
+        yield from _length(config, where, limit, longest)
+
+
+def _limits(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every different limit of a sampler, and where it stands: sampling first."""
+    seen = set()
+    places = {"sampling": config["sampling"]} | {
+        f"callbacks.{name}.sampler": node["sampler"]
+        for name, node in config["callbacks"].items()
+        if node and isinstance(node.get("sampler"), dict)
+    }
+    for where, sampler in places.items():
+        limit = sampler.get("max_new_tokens")
+        if isinstance(limit, int) and limit not in seen:
+            seen.add(limit)
+            yield where, limit
+
+
+def _length(config: dict[str, Any], where: str, limit: int, longest: int) -> Iterator[str]:
+    positions = config["model"].get("max_positions")
+    if limit < longest:
         settings = ", ".join(
             f"task.{key}={config['task'].get(key)}" for key in ("format", "max_digits")
         )
         yield (
-            f"sampling.max_new_tokens={limit} and {settings} clash: the longest rationale has "
+            f"{where}.max_new_tokens={limit} and {settings} clash: the longest rationale has "
             f"{longest} characters, its end and the ood split included; set "
-            f"sampling.max_new_tokens={longest} or more"
+            f"{where}.max_new_tokens={longest} or more"
         )
-    if limit is not None and positions is not None and limit + longest > positions:
+    if positions is not None and limit + longest > positions:
         yield (
-            f"model.max_positions={positions} and sampling.max_new_tokens={limit} clash: a prompt "
+            f"model.max_positions={positions} and {where}.max_new_tokens={limit} clash: a prompt "
             f"and {limit} new tokens may not fit; set model.max_positions={limit + longest} or more"
         )
 
@@ -129,6 +156,16 @@ def _model(config: dict[str, Any]) -> Iterator[str]:
             f"model.hidden={hidden} and model.heads={heads} clash: each head needs an even part of "
             f"the width; choose a multiple of {2 * heads}"
         )
+
+
+def _names(config: dict[str, Any]) -> Iterator[str]:
+    for name, node in (config["logger"] or {}).items():
+        bad = set(str((node or {}).get("project", ""))) & set("/\\#?%:")
+        if bad:
+            yield (
+                f"logger.{name}.project={node['project']!r} holds {''.join(sorted(bad))!r}, which "
+                "W&B refuses in a project; choose another name= or logger.wandb.project="
+            )
 
 
 def _batch(config: dict[str, Any]) -> Iterator[str]:
@@ -167,11 +204,11 @@ def _phases(config: dict[str, Any]) -> Iterator[str]:
     written = {WRITES[target] for target in targets if target in WRITES}
     foreign = any(not target.startswith("star_exp.") for target in targets)  # may write anything
     trained, variant = config["data"].get("phases"), config["choices"]["variant"]
-    if config["iterations"] > 0 and not foreign and not written & set(trained or ()):
+    unknown = sorted(set(trained or ()) - written)
+    if unknown and not foreign:
         yield (
-            f"iterations={config['iterations']}, data.phases={trained} and variant={variant} "
-            f"clash: the variant's phases write {sorted(written) or 'nothing'}; set iterations=0, "
-            "or data.phases to what is written"
+            f"data.phases={trained} and variant={variant} clash: nothing writes {unknown}; the "
+            f"variant's phases write {sorted(written)}"
         )
 
 
@@ -201,5 +238,5 @@ def _select(config: dict[str, Any], key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _task, _lengths),
-    *(_model, _batch, _phases, _devices),
+    *(_model, _names, _batch, _phases, _devices),
 )

@@ -9,9 +9,11 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from star_exp.config.compose import conf_dir, plain, register_resolvers
+from star_exp.config.messages import for_the_user
 from star_exp.config.validate import ConfigError, validate
 
 
@@ -34,6 +36,10 @@ def launch(arguments: list[str]) -> None:
             return run(resolved, overrides=list(HydraConfig.get().overrides.task))
         except Exception as error:
             errors.append(error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                said = for_the_user(error, arguments) or f"{type(error).__name__}: {error}"
+                overrides = " ".join(HydraConfig.get().overrides.task)
+                print(f"star-exp run: the job {overrides} failed: {said}", file=sys.stderr)
             return None
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
@@ -48,5 +54,7 @@ def launch(arguments: list[str]) -> None:
     finally:
         sys.path.remove(os.getcwd())
         sys.argv = command
+    if len(errors) > 1:
+        print(f"star-exp run: {len(errors)} jobs failed; the first error again:", file=sys.stderr)
     if errors:
         raise errors[0]

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from star_exp.callbacks.phase import Phase, iteration_of
+from star_exp.callbacks.phase import Phase, iteration_of, stopped_early
 from star_exp.clock import Clock
 from star_exp.data.encode import Example, collate, example, text_example, trained_tokens
 from star_exp.errors import UserError
@@ -27,7 +27,7 @@ class RolloutDataModule(pl.LightningDataModule):
     """
     problems_per_iteration: drawn anew for each iteration, None: all of the train split.
     batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
-    phases: whose rollouts are trained on, in this order.
+    phases: whose rollouts are trained on, in this order; none: nothing is trained.
     replay: share of the draws that are seed rationales of the task, `exemplars` of each group, with
         and without the answer shown; see conf/data/rollouts.yaml.
     bucket: batches hold examples of like length, formed within this many steps' draws; 1: as drawn.
@@ -79,6 +79,8 @@ class RolloutDataModule(pl.LightningDataModule):
         assert isinstance(module, LanguageModel)
         phases = [callback for callback in trainer.callbacks if isinstance(callback, Phase)]  # type: ignore[attr-defined]
         remaining = (trainer.max_epochs or 0) - iteration + 1
+        if not self.phases or stopped_early(trainer):
+            remaining = 0
         for phase in phases if iteration == 1 else ():
             phase.on_base_model(trainer, module)
         for phase in phases if remaining > 0 else ():
@@ -111,7 +113,7 @@ class RolloutDataModule(pl.LightningDataModule):
     def kept(self, iteration: int) -> list[Rollout]:
         """The rollouts of the iteration's phases that pass the filters. UserError if none does."""
         rollouts = self.store.read(iteration, *self.phases)
-        kept = rollouts
+        kept = [rollout for rollout in rollouts if not rollout.truncated]  # whatever the filters
         for filter_ in self.filters:
             kept = filter_(kept)
         if not kept:

@@ -21,7 +21,7 @@ class BaseModel(ABC):
         """A folder in Hugging Face format, made or fetched where it is not there yet."""
 
     @abstractmethod
-    def description(self) -> dict[str, Any]:
+    def description(self, task: Task) -> dict[str, Any]:
         """What the base model was given beforehand, for results.json: nothing may be hidden."""
 
 

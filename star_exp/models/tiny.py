@@ -11,9 +11,6 @@ kept in a cache under a hash of all that made it.
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +22,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from star_exp import __version__
 from star_exp.data.encode import collate, text_example, trained_tokens
-from star_exp.files import explained
+from star_exp.files import explained, replace_folder
 from star_exp.models.base import BaseModel, Progress
 from star_exp.modules.loss import summed_loss
 from star_exp.sampling.base import Policy
@@ -77,11 +74,13 @@ class TinyModel(BaseModel):
                     self._make(examples, folder, progress)
         return folder
 
-    def description(self) -> dict[str, Any]:
+    def description(self, task: Task) -> dict[str, Any]:
         return {
             "source": "made on the spot",
+            "seed_rationales": len(task.exemplars(self.seed_rationales)),
             "seed_rationales_per_group": self.seed_rationales,
             "shown": "each with and without the answer",
+            "counterpart_of": "the few-shot exemplars of the paper's prompts",
             "steps": self.steps,
             "batch_size": self.batch_size,
         }
@@ -101,16 +100,10 @@ class TinyModel(BaseModel):
             eos_token_id=VOCABULARY[END], pad_token_id=VOCABULARY[PAD]
         )
         self._train(policy, examples, progress)
-        temporary = Path(
-            tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent)
-        )
-        try:
+        with replace_folder(folder) as temporary:
             policy.model.save_pretrained(temporary)
             policy.tokenizer.save_pretrained(temporary)
             (temporary / "base.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _config(self) -> LlamaConfig:
         return LlamaConfig(

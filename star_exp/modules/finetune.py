@@ -20,14 +20,14 @@ class FineTune(LanguageModel):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         loss = summed_loss(self.model, batch) / batch["share"]
         self.losses.append(loss.detach())
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
         self.log("train/lr", self._learning_rate(), on_step=True, on_epoch=False)
         return loss
 
     def final_loss(self) -> float:
-        """Mean loss a token over the last tenth of the iteration's steps."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        return float(torch.stack(tail).mean())
+        """Mean loss a token over the last tenth of the iteration's steps, over all ranks."""
+        tail = torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean()
+        return float(self.trainer.strategy.reduce(tail, reduce_op="mean"))
 
     def _learning_rate(self) -> float:
         return self.trainer.optimizers[0].param_groups[0]["lr"]
