@@ -42,6 +42,11 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
         Metric(f"{phase}/prompt_tokens", "tokens", "", f"{whose}: tokens read before sampling"),
         Metric(f"{phase}/seconds", "s", "down", f"{whose}: wall time"),
         Metric(f"{phase}/tokens_per_s", "tokens/s", "up", f"{whose}: tokens sampled a second"),
+    ]
+
+
+def _diverse(phase: str, whose: str) -> list[Metric]:
+    return [
         Metric(
             f"{phase}/distinct_share", "share", "up", f"{whose}: share of texts that are distinct"
         ),
@@ -54,9 +59,11 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
 
 METRICS: tuple[Metric, ...] = (
     *_sampled("generate", "rationales written for the question alone"),
+    *_diverse("generate", "rationales written for the question alone"),
     Metric("generate/coverage", "share", "up", "training problems solved without a hint"),
     Metric("generate/coverage/*", "share", "up", "the same for one group of problems"),
     *_sampled("rationalize", "rationales written with the answer shown"),
+    *_diverse("rationalize", "rationales written with the answer shown"),
     Metric("rationalize/accuracy/*", "share", "up", "the same for one group of problems"),
     Metric(
         "rationalize/coverage", "share", "up", "problems solved only with the hint, of all drawn"
@@ -103,22 +110,28 @@ def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, fl
     """
     if not rollouts:
         return {}
-    texts = [rollout.tokens for rollout in rollouts]
+    function = {"accuracy": accuracy, "coverage": coverage}[split]
     values = {
         "accuracy": accuracy(rollouts),
         "truncated": _share(rollout.truncated for rollout in rollouts),
         "unanswered": _share(rollout.answer is None for rollout in rollouts),
         "tokens": float(sum(sampled_tokens(rollout) for rollout in rollouts)),
         "prompt_tokens": float(sum(rollout.prompt_tokens for rollout in rollouts)),
-        "distinct_share": distinct_share(texts),
-        "distinct_4": distinct_n(texts, 4),
+        split: function(rollouts),
     }
+    values |= {f"{split}/{group}": function(part) for group, part in by_group(rollouts).items()}
+    return {f"{phase}/{name}": value for name, value in values.items()}
+
+
+def diversity(phase: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How much the texts of a phase differ; {} if there are none."""
+    if not rollouts:
+        return {}
+    texts = [rollout.tokens for rollout in rollouts]
+    values = {"distinct_share": distinct_share(texts), "distinct_4": distinct_n(texts, 4)}
     bleu = self_bleu(texts)
     if bleu is not None:
         values["self_bleu"] = bleu
-    function = {"accuracy": accuracy, "coverage": coverage}[split]
-    values[split] = function(rollouts)
-    values |= {f"{split}/{group}": function(part) for group, part in by_group(rollouts).items()}
     return {f"{phase}/{name}": value for name, value in values.items()}
 
 

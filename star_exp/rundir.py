@@ -102,7 +102,8 @@ class RunDirectory:
         if before and before != fingerprints:
             raise ConfigMismatch(
                 f"the problems of the task have changed since {self.root} was begun: "
-                f"{before} then, {fingerprints} now; choose another run_dir, or take the data that it began with"
+                f"{before} then, {fingerprints} now; choose another run_dir, or take the data that "
+                "it began with"
             )
         self.manifest["data"] = fingerprints
         if self.main:

@@ -12,6 +12,7 @@ from star_exp.metrics import (
     coverage,
     distinct_n,
     distinct_share,
+    diversity,
     metric,
     sampled,
     sampled_tokens,
@@ -198,7 +199,7 @@ def test_an_interval_without_trials_is_refused():
 
 
 def test_what_a_phase_logs_by_hand():
-    values = sampled("generate", ROLLOUTS, "coverage")
+    values = sampled("generate", ROLLOUTS, "coverage") | diversity("generate", ROLLOUTS)
     expected = {
         "generate/accuracy": 3 / 6,
         "generate/coverage": 2 / 3,

@@ -101,6 +101,7 @@ class Report(Phase):
         for phase in ("generate", "rationalize"):
             split = "coverage" if phase == "generate" else "accuracy"
             values |= metrics.sampled(phase, rollouts[phase], split)
+            values |= metrics.diversity(phase, rollouts[phase])
         if rollouts["generate"]:
             values |= metrics.training(rollouts["generate"], rollouts["rationalize"], drawn)
         values |= trained
