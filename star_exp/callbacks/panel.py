@@ -38,7 +38,9 @@ class Panel(Phase):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
-            self.live = Live(self._view(), console=self.console, refresh_per_second=4)
+            self.live = Live(
+                self._view(), console=self.console, refresh_per_second=4, transient=True
+            )
             self.live.start()
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
