@@ -80,7 +80,7 @@ def evaluate(
     name = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=4).hexdigest()
     folder = run_dir / "eval" / name
     task = build(config["task"])
-    module, iteration = _model(run_dir, config, task, which)
+    module, iteration = _model(run_dir, config, which)
     data = build(
         config["data"],
         task=task,
@@ -156,9 +156,7 @@ def _sampler(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return {**config["callbacks"]["evaluate"]["sampler"], **changed}
 
 
-def _model(
-    run_dir: Path, config: dict[str, Any], task: Any, which: str
-) -> tuple[LanguageModel, int]:
+def _model(run_dir: Path, config: dict[str, Any], which: str) -> tuple[LanguageModel, int]:
     """The module with the weights that were asked for, and the iteration they are of."""
     final, path = run_dir / "model", run_dir / "checkpoints" / f"{which}.ckpt"
     if which == "last" and final.exists():

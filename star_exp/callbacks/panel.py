@@ -34,7 +34,6 @@ class Panel(Phase):
         self.phase = ("", 0)
         self.phase_begun = self.last_line = self.iteration_begun = time.monotonic()
         self.iteration_seconds: list[float] = []
-        self.right = self.judged = self.tokens = 0
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and self.console.is_terminal:

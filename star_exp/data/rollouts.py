@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -139,9 +140,8 @@ class RolloutDataModule(pl.LightningDataModule):
     def seed_examples(self, policy: Policy) -> list[Example]:
         """The seed rationales that the base model was made from, with and without hint."""
         return [
-            text_example(policy, self.task.prompt(exemplar.problem, hint), exemplar.completion)
-            for exemplar in self.task.exemplars(self.exemplars)
-            for hint in (False, True)
+            text_example(policy, prompt, completion)
+            for prompt, completion in self.task.exemplar_texts(self.exemplars)
         ]
 
 
@@ -162,8 +162,6 @@ class Steps(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        import torch
-
         whole = [self.examples[index] for index in self.batches[step]]
         batch = collate(whole[self.rank :: self.world], self.pad)
         batch["share"] = torch.tensor(trained_tokens(whole) / self.world)

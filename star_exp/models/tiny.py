@@ -65,7 +65,7 @@ class TinyModel(BaseModel):
         A folder appears whole: one that was interrupted is made again, to the same bits. Other
         processes that want the same model wait.
         """
-        examples = self._examples(task)
+        examples = task.exemplar_texts(self.seed_rationales)
         folder = cache / f"tiny-{self._hash(examples)}"
         with explained(folder):
             cache.mkdir(parents=True, exist_ok=True)
@@ -120,14 +120,6 @@ class TinyModel(BaseModel):
             eos_token_id=VOCABULARY[END],
             bos_token_id=None,
         )
-
-    def _examples(self, task: Task) -> list[tuple[str, str]]:
-        """(prompt, rationale) of every seed rationale, without and with the answer shown."""
-        return [
-            (task.prompt(exemplar.problem, hint), exemplar.completion)
-            for exemplar in task.exemplars(self.seed_rationales)
-            for hint in (False, True)
-        ]
 
     def _hash(self, examples: list[tuple[str, str]]) -> str:
         made_of = [__version__, torch.__version__, asdict(self), examples]

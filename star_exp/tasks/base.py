@@ -47,6 +47,14 @@ class Task(ABC):
     def exemplars(self, per_group: int) -> list[Exemplar]:
         """`per_group` seed rationales of each group, from the train side of the split."""
 
+    def exemplar_texts(self, per_group: int) -> list[tuple[str, str]]:
+        """(prompt, rationale) of every seed rationale, without and with the answer shown."""
+        return [
+            (self.prompt(exemplar.problem, hint), exemplar.completion)
+            for exemplar in self.exemplars(per_group)
+            for hint in (False, True)
+        ]
+
     def longest_completion(self) -> int:
         """Characters of the longest reference completion, 0 where that is not known."""
         return 0
