@@ -463,6 +463,8 @@ def named(config: dict) -> str:
 
 
 def computes(key: str) -> bool:
+    if key.endswith((".engine", ".cache_gib")) or "sampl" in key and key.endswith(".batch_size"):
+        return False
     return not any(key == other or key.startswith(f"{other}.") for other in UNHASHED)
 
 

@@ -1,18 +1,18 @@
-"""The sampler against transformers.generate, full forward passes, and plain Python."""
+"""The sampler, whichever engine draws: seeds, ends, log-probabilities, forced tokens."""
 
-import math
 import random
 
 import pytest
 import torch
-from scipy import stats
 
 from star_exp.sampling.base import Request, fingerprint
-from star_exp.sampling.hf import HFSampler, _nucleus
-from star_exp.sampling.noise import gumbel, uniform
+from star_exp.sampling.sampler import TextSampler
 from star_exp.seeds import derive
 
 PROMPTS = ["6+2=", "624+259=", "x", "a rather longer prompt, of other characters", "12+3="]
+FEW_SHOT = "one plus one is two. two plus two is four. "
+PRECISION = 5e-6  # generate turns logits to float32
+ENGINES = pytest.mark.parametrize("engine", ["paged", "reference"])
 
 
 def requests(policy, prompts=PROMPTS, copies=1):
@@ -23,9 +23,12 @@ def requests(policy, prompts=PROMPTS, copies=1):
     ]
 
 
-def test_greedy_samples_are_those_of_generate(policy):
-    samples = HFSampler(max_new_tokens=40).sample(policy, requests(policy), stop=())
-    for request, sample in zip(requests(policy), samples, strict=True):
+@ENGINES
+@pytest.mark.parametrize("prefix", ["", FEW_SHOT])
+def test_greedy_samples_are_those_of_generate(policy, engine, prefix):
+    asked = requests(policy, [prefix + prompt for prompt in PROMPTS])
+    samples = TextSampler(max_new_tokens=40, engine=engine).sample(policy, asked, stop=())
+    for request, sample in zip(asked, samples, strict=True):
         prompt = torch.tensor([request.prompt])
         theirs = policy.model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False
@@ -33,30 +36,90 @@ def test_greedy_samples_are_those_of_generate(policy):
         assert list(sample.tokens) == theirs
 
 
-def test_samples_do_not_depend_on_the_batch_or_its_order(policy):
-    asked = requests(policy, copies=8)
-    hot = {"temperature": 1.0, "max_new_tokens": 60}
-    together = HFSampler(batch_size=100, **hot).sample(policy, asked, stop=())
+@ENGINES
+@pytest.mark.parametrize("prefix", ["", FEW_SHOT])
+def test_samples_do_not_depend_on_the_batch_or_its_order(policy, engine, prefix):
+    asked = requests(policy, [prefix + prompt for prompt in PROMPTS], copies=8)
+    hot = {"temperature": 1.0, "max_new_tokens": 60, "engine": engine}
+    together = TextSampler(batch_size=100, **hot).sample(policy, asked, stop=())
     assert any(not s.truncated for s in together)  # rows left the batch at different times
     assert len({len(s.tokens) for s in together}) > 5
     for batch_size in (1, 7):
-        alone = HFSampler(batch_size=batch_size, **hot).sample(policy, asked, stop=())
-        assert [s.tokens for s in alone] == [s.tokens for s in together]
+        sampler = TextSampler(batch_size=batch_size, **hot)
+        assert tokens(sampler.sample(policy, asked, stop=())) == tokens(together)
     order = random.Random(0).sample(range(len(asked)), len(asked))
-    permuted = HFSampler(batch_size=9, **hot).sample(policy, [asked[i] for i in order], stop=())
-    assert [s.tokens for s in permuted] == [together[i].tokens for i in order]
+    sampler = TextSampler(batch_size=9, **hot)
+    permuted = sampler.sample(policy, [asked[i] for i in order], stop=())
+    assert tokens(permuted) == [together[i].tokens for i in order]
+    halves = [sampler.sample(policy, part, stop=()) for part in (asked[:13], asked[13:])]
+    assert tokens([*halves[0], *halves[1]]) == tokens(together)
+
+
+def tokens(samples):
+    return [sample.tokens for sample in samples]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "min_p": 0.02},
+        {"temperature": 1.3, "repetition_penalty": 1.3},
+        {"repetition_penalty": 1.5},
+    ],
+)
+def test_both_engines_draw_the_same_samples(policy, rules):
+    asked = requests(policy, [FEW_SHOT + prompt for prompt in PROMPTS], copies=3)
+    drawn = [
+        TextSampler(max_new_tokens=50, engine=engine, **rules).sample(
+            policy, asked, stop=["5", "t"]
+        )
+        for engine in ("paged", "reference")
+    ]
+    assert tokens(drawn[0]) == tokens(drawn[1])
+    for ours, theirs in zip(*drawn, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=PRECISION)
+        assert ours.truncated == theirs.truncated
+
+
+def test_samples_come_as_soon_as_they_end(policy):
+    asked = requests(policy, copies=10)
+    sampler = TextSampler(temperature=1.0, max_new_tokens=60, batch_size=50)
+    streamed = list(sampler.stream(policy, asked, stop=()))
+    assert sorted(index for index, _ in streamed) == list(range(50))
+    lengths = [len(sample.tokens) for _, sample in streamed]
+    assert lengths == sorted(lengths)  # all rows began at once
+    assert len(set(lengths)) > 5
+
+
+def test_a_stream_that_is_given_up_leaves_the_model_as_it_was(policy):
+    policy.model.train()
+    before = policy.model.config._attn_implementation
+    stream = TextSampler(temperature=1.0).stream(policy, requests(policy, copies=9), stop=())
+    next(stream)
+    assert policy.model.config._attn_implementation == before
+    del stream
+    assert policy.model.training
+    policy.model.eval()
+
+
+def test_no_requests_give_no_samples(policy):
+    assert TextSampler().sample(policy, [], stop=["x"]) == []
 
 
 def test_another_seed_gives_another_sample(policy):
     prompt = policy.encode("6+2=")
     asked = [Request(prompt, seed) for seed in range(20)]
-    samples = HFSampler(temperature=1.0, max_new_tokens=20).sample(policy, asked, stop=())
+    samples = TextSampler(temperature=1.0, max_new_tokens=20).sample(policy, asked, stop=())
     assert len({sample.tokens for sample in samples}) > 15  # some end at once
 
 
-def test_log_probabilities_are_those_of_the_untempered_model(policy):
+@ENGINES
+def test_log_probabilities_are_those_of_the_untempered_model(policy, engine):
     asked = requests(policy, copies=3)
-    sampler = HFSampler(temperature=0.6, top_p=0.9, max_new_tokens=30)
+    sampler = TextSampler(
+        temperature=0.6, top_p=0.9, repetition_penalty=1.2, max_new_tokens=30, engine=engine
+    )
     for request, sample in zip(asked, sampler.sample(policy, asked, stop=()), strict=True):
         text = torch.tensor([[*request.prompt, *sample.tokens]])
         with torch.no_grad():
@@ -65,12 +128,14 @@ def test_log_probabilities_are_those_of_the_untempered_model(policy):
         expected = [
             logprobs[start + place, token].item() for place, token in enumerate(sample.tokens)
         ]
-        assert sample.logprobs == pytest.approx(expected, abs=1e-5)
+        assert sample.logprobs == pytest.approx(expected, abs=PRECISION)
 
 
-def test_a_sample_ends_with_the_end_token_or_is_truncated(policy):
+@ENGINES
+def test_a_sample_ends_with_the_end_token_or_is_truncated(policy, engine):
     asked = requests(policy, copies=40)
-    samples = HFSampler(temperature=1.0, max_new_tokens=50).sample(policy, asked, stop=())
+    sampler = TextSampler(temperature=1.0, max_new_tokens=50, engine=engine)
+    samples = sampler.sample(policy, asked, stop=())
     end = policy.tokenizer.eos_token_id
     assert {sample.truncated for sample in samples} == {True, False}
     for sample in samples:
@@ -79,78 +144,123 @@ def test_a_sample_ends_with_the_end_token_or_is_truncated(policy):
         assert not sample.truncated or len(sample.tokens) == 50
 
 
-def test_a_stop_string_over_several_tokens_ends_a_sample(policy):
+@ENGINES
+def test_a_stop_string_over_several_tokens_ends_a_sample(policy, engine):
     asked = requests(policy, copies=30)
-    free = HFSampler(temperature=1.0, max_new_tokens=50).sample(policy, asked, stop=())
-    texts = [policy.decode(sample.tokens) for sample in free]
+    sampler = TextSampler(temperature=1.0, max_new_tokens=50, engine=engine)
+    free = sampler.sample(policy, asked, stop=())
+    texts = [text_of(sample) for sample in free]
     stop = next(text[5:7] for text in texts if len(text) > 20)  # two characters that do occur
-    stopped = HFSampler(temperature=1.0, max_new_tokens=50).sample(policy, asked, stop=[stop])
+    stopped = sampler.sample(policy, asked, stop=[stop])
     hits = 0
     for text, before, after in zip(texts, free, stopped, strict=True):
         place = text.find(stop)
         if place < 0:
-            assert after == before
+            assert after.tokens == before.tokens
         else:
             hits += 1
-            assert policy.decode(after.tokens) == text[: place + len(stop)]
+            assert text_of(after) == text[: place + len(stop)]
             assert not after.truncated
     assert hits >= 1
 
 
-def test_sampling_leaves_the_model_in_the_mode_it_was_in(policy):
+def text_of(sample):
+    return "".join(segment.text for segment in sample.segments)
+
+
+@ENGINES
+def test_what_on_stop_answers_is_read_and_the_sample_goes_on(policy, engine):
+    """Written anew, prompt and forced text in one piece, the rest is the same."""
+    asked = requests(policy, [FEW_SHOT + "6+2=", FEW_SHOT + "12+3=", "x"], copies=4)
+    told: list[tuple[int, str]] = []
+
+    def on_stop(index: int, text: str) -> str | None:
+        told.append((index, text))
+        return " wait, " if text.count("wait") < 2 else None
+
+    hot = TextSampler(temperature=1.0, max_new_tokens=60, batch_size=5, engine=engine)
+    stops = ["a", "e", "i", "o", "1", "2", "3"]
+    samples = hot.sample(policy, asked, stops, on_stop)
+    assert max(len(sample.segments) for sample in samples) >= 5
+    for index, (request, sample) in enumerate(zip(asked, samples, strict=True)):
+        heard = [text for which, text in told if which == index]
+        assert len(heard) == len(set(heard))
+        kinds = [segment.sampled for segment in sample.segments]
+        assert kinds == [place % 2 == 0 for place in range(len(kinds))]
+        text, read = "", list(request.prompt)
+        for segment in sample.segments:
+            if not segment.sampled:
+                assert segment.text == " wait, "
+                assert segment.tokens == policy.encode(" wait, ")
+                assert segment.logprobs == ()
+            else:
+                logits = policy.model(torch.tensor([[*read, *segment.tokens]])).logits[0]
+                logprobs = logits.log_softmax(-1)[len(read) - 1 : -1]
+                expected = logprobs.gather(1, torch.tensor(segment.tokens)[:, None])[:, 0]
+                assert segment.logprobs == pytest.approx(expected.tolist(), abs=PRECISION)
+            text, read = text + segment.text, [*read, *segment.tokens]
+            if segment is not sample.segments[-1] and segment.sampled:
+                assert text in heard
+
+
+def test_both_engines_force_the_same_texts(policy):
+    asked = requests(policy, copies=5)
+
+    def on_stop(index: int, text: str) -> str | None:
+        return "" if len(text) % 3 == 0 else f"[{len(text)}]" if len(text) < 30 else None
+
+    drawn = [
+        TextSampler(temperature=1.0, max_new_tokens=50, engine=engine).sample(
+            policy, asked, ["a", "e", "1", "2"], on_stop
+        )
+        for engine in ("paged", "reference")
+    ]
+    assert tokens(drawn[0]) == tokens(drawn[1])
+    assert [[s.text for s in d.segments] for d in drawn[0]] == [
+        [s.text for s in d.segments] for d in drawn[1]
+    ]
+    assert any(not s.sampled for d in drawn[0] for s in d.segments)
+
+
+@ENGINES
+def test_a_forced_text_without_room_truncates_the_sample(policy, engine):
+    asked = requests(policy, copies=5)
+    sampler = TextSampler(temperature=1.0, max_new_tokens=20, engine=engine)
+    free = sampler.sample(policy, asked, stop=())
+    stop = next(text_of(s)[3] for s in free if len(s.tokens) > 10)
+    samples = sampler.sample(policy, asked, [stop], lambda index, text: "x" * 30)
+    cut = [sample for sample in samples if stop in text_of(sample)]
+    assert cut
+    for sample in cut:
+        assert sample.truncated
+        assert len(sample.segments) == 1
+        assert text_of(sample).endswith(stop)
+
+
+@ENGINES
+def test_a_sample_ends_where_the_positions_of_the_model_end(policy, engine):
+    asked = [Request(policy.encode("a" * 250), 1), Request(policy.encode("b"), 2)]
+    samples = TextSampler(max_new_tokens=20, engine=engine).sample(policy, asked, stop=())
+    assert len(samples[0].tokens) <= 6  # of 256
+    assert samples[0].truncated or samples[0].tokens[-1:] == (1,)
+
+
+@ENGINES
+@pytest.mark.parametrize(("prompt", "expected"), [("a" * 256, "256 positions"), ("", "no tokens")])
+def test_a_prompt_without_room_behind_it_is_an_error(policy, engine, prompt, expected):
+    from star_exp.errors import UserError
+
+    asked = [Request(policy.encode(prompt), 1), Request(policy.encode("b"), 2)]
+    with pytest.raises(UserError, match=expected):
+        TextSampler(max_new_tokens=20, engine=engine).sample(policy, asked, stop=())
+
+
+@ENGINES
+def test_sampling_leaves_the_model_in_the_mode_it_was_in(policy, engine):
     policy.model.train()
-    HFSampler(max_new_tokens=2).sample(policy, requests(policy), stop=())
+    TextSampler(max_new_tokens=2, engine=engine).sample(policy, requests(policy), stop=())
     assert policy.model.training
     policy.model.eval()
-
-
-def test_uniform_noise_is_splitmix64_of_seed_position_and_token():
-    seeds = [0, 1, 2**63 - 1, derive("a"), derive("b")]
-    mask = 2**64 - 1
-
-    def mix(x):  # Steele et al. 2014, in Python's own integers
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-        return x ^ (x >> 31)
-
-    ours = uniform(torch.tensor(seeds), position=3, vocabulary=7)
-    for row, seed in enumerate(seeds):
-        start = mix((mix(seed) + 4 * 0x9E3779B97F4A7C15) & mask)
-        for token in range(7):
-            bits = mix((start + (token + 1) * 0x9E3779B97F4A7C15) & mask) >> 11
-            assert ours[row, token].item() == (bits + 0.5) * 2.0**-53
-
-
-def test_uniform_noise_is_uniform_over_rows_positions_and_tokens():
-    seeds = torch.tensor([derive("row", row) for row in range(200)])
-    drawn = torch.stack([uniform(seeds, position, 50) for position in range(20)])
-    assert stats.kstest(drawn.flatten().numpy(), "uniform").pvalue > 1e-3
-    neighbours = torch.corrcoef(torch.stack([drawn[:-1].flatten(), drawn[1:].flatten()]))[0, 1]
-    assert abs(neighbours) < 4 / math.sqrt(drawn[:-1].numel())
-
-
-def test_gumbel_max_draws_from_the_softmax():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5], dtype=torch.float64)
-    seeds = torch.tensor([derive("draw", row) for row in range(20_000)])
-    chosen = (logits + gumbel(seeds, 0, 5)).argmax(-1)
-    expected = logits.softmax(-1).numpy() * len(seeds)
-    assert stats.chisquare(chosen.bincount(minlength=5).numpy(), expected).pvalue > 1e-3
-
-
-def test_the_nucleus_is_the_smallest_set_with_the_mass():
-    rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(50, 9, generator=rng, dtype=torch.float64) * 2
-    for top_p in (0.1, 0.5, 0.9):
-        kept = _nucleus(logits, top_p).isfinite()
-        for row in range(50):
-            ranked = logits[row].softmax(-1).sort(descending=True)
-            mass, size = 0.0, 0
-            while mass < top_p:
-                mass += ranked.values[size].item()
-                size += 1
-            assert set(kept[row].nonzero().flatten().tolist()) == set(
-                ranked.indices[:size].tolist()
-            )
 
 
 def test_the_fingerprint_names_the_weights(policy):
@@ -171,8 +281,20 @@ def test_the_fingerprint_names_the_weights(policy):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}]
+    "settings",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 1.0},
+        {"repetition_penalty": 0.0},
+        {"max_new_tokens": 0},
+        {"batch_size": 0},
+        {"cache_gib": 0.0},
+        {"engine": "vllm"},
+    ],
 )
 def test_a_bad_setting_is_refused_by_name(settings):
     with pytest.raises(ValueError, match=f"sampling.{next(iter(settings))}"):
-        HFSampler(**settings)
+        TextSampler(**settings)

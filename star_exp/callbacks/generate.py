@@ -16,7 +16,7 @@ from star_exp.store import by_problem
 class Generate(Phase):
     """`samples` rationales for each problem of the iteration (STaR, Algorithm 1, line 3).
 
-    problems_a_shard: sampled in one call and written as one file; what a crash can cost.
+    problems_a_shard: written as one file; a crash costs those that aren't complete.
     """
 
     phase = "generate"
@@ -105,5 +105,8 @@ class GoldAnswers(Phase):
             iteration=iteration,
             problems=data.problems(iteration),
             weights="gold",
-            make=lambda problems: [answer(problem) for problem in problems],
+            make=lambda shards: (
+                (shard, [answer(problem) for problem in problems])
+                for shard, problems in shards.items()
+            ),
         )

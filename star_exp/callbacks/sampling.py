@@ -1,12 +1,13 @@
 """How a phase's work is cut into shards, shared out over ranks, sampled, judged and stored.
 
-A shard is a fixed slice of the phase's problems and is sampled in one call, so that a run which was
-interrupted, or has more processes, writes the same shards as one that was not. Phases need of the
+A shard is a fixed slice of the phase's problems, and a sample depends on its own seed alone. So a
+run which was interrupted, or has more processes, writes the same shards as one that was not. The
+shards of a rank are sampled in one stream: no row waits for the last of a shard. Phases need of the
 trainer only rank, world size, broadcast and barrier.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
@@ -14,10 +15,12 @@ import pytorch_lightning as pl
 from star_exp.callbacks.phase import announce
 from star_exp.data.rollouts import RolloutDataModule
 from star_exp.modules.base import LanguageModel
-from star_exp.records import Problem, Rollout, Segment
-from star_exp.sampling.base import Policy, Request, Sample, Sampler, fingerprint
+from star_exp.records import Problem, Rollout
+from star_exp.sampling.base import Request, Sample, Sampler, fingerprint
 from star_exp.seeds import derive
 from star_exp.tasks.base import Task
+
+Shards = Mapping[int, Sequence[Problem]]
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,26 @@ def sample_phase(
     sampler: Sampler,
 ) -> None:
     """Samples with the module's weights what the store lacks of `work`; all ranks take part."""
-    weights = fingerprint(module.model)
+    weights, policy = fingerprint(module.model), module.policy
 
-    def make(problems: Sequence[Problem]) -> list[Rollout]:
-        pairs = [(problem, sample) for problem in problems for sample in range(work.samples)]
-        requests = [
-            Request(
-                prompt=module.policy.encode(data.task.prompt(problem, work.hinted)),
-                seed=derive(data.seed, work.iteration, work.phase, problem.id, sample),
+    def make(shards: Shards) -> Iterator[tuple[int, list[Rollout]]]:
+        asked, requests = [], []
+        for shard, problems in shards.items():
+            for problem in problems:
+                prompt = policy.encode(data.task.prompt(problem, work.hinted))
+                for sample in range(work.samples):
+                    seed = derive(data.seed, work.iteration, work.phase, problem.id, sample)
+                    asked.append((shard, problem, sample))
+                    requests.append(Request(prompt, seed))
+        drawn: dict[int, dict[int, Rollout]] = {shard: {} for shard in shards}
+        for index, sample in sampler.stream(policy, requests, data.task.stop):
+            shard, problem, number = asked[index]
+            drawn[shard][index] = to_rollout(
+                data.task, work, problem, number, requests[index], sample, weights
             )
-            for problem, sample in pairs
-        ]
-        samples = sampler.sample(module.policy, requests, data.task.stop)
-        return [
-            to_rollout(module.policy, data.task, work, problem, index, request, sample, weights)
-            for (problem, index), request, sample in zip(pairs, requests, samples, strict=True)
-        ]
+            if len(drawn[shard]) == len(shards[shard]) * work.samples:
+                whole = drawn.pop(shard)
+                yield shard, [whole[index] for index in sorted(whole)]
 
     write_phase(
         trainer,
@@ -77,10 +84,13 @@ def write_phase(
     iteration: int,
     problems: Sequence[Problem],
     weights: str,
-    make: Callable[[Sequence[Problem]], list[Rollout]],
+    make: Callable[[Shards], Iterator[tuple[int, list[Rollout]]]],
     problems_a_shard: int = 500,
 ) -> None:
-    """Writes the shards that are missing, each rank its share, and waits for the other ranks."""
+    """Writes the shards that are missing, each rank its share, and waits for the other ranks.
+
+    make: gives the rollouts of each shard that it is asked for, in any order.
+    """
     starts = range(0, len(problems), problems_a_shard)
     pending = (
         data.store.missing(iteration, phase, len(starts), weights) if trainer.is_global_zero else []
@@ -88,13 +98,17 @@ def write_phase(
     pending = trainer.strategy.broadcast(pending)
     done, right, judged, tokens = (len(starts) - len(pending)) * problems_a_shard, 0, 0, 0
     announce(trainer, phase, iteration, min(done, len(problems)), len(problems))
-    for shard in pending[trainer.global_rank :: trainer.world_size]:
-        begun = time.perf_counter()
-        chosen = problems[starts[shard] : starts[shard] + problems_a_shard]
-        rollouts = make(chosen)
+    shards = {
+        shard: problems[starts[shard] : starts[shard] + problems_a_shard]
+        for shard in pending[trainer.global_rank :: trainer.world_size]
+    }
+    begun = time.perf_counter()
+    for shard, rollouts in make(shards):
         data.store.write(iteration, phase, shard, rollouts)
-        data.clock.add(iteration, phase, time.perf_counter() - begun, trainer.global_rank)
-        done += len(chosen) * trainer.world_size
+        now = time.perf_counter()
+        data.clock.add(iteration, phase, now - begun, trainer.global_rank)
+        begun = now
+        done += len(shards[shard]) * trainer.world_size
         right += sum(rollout.correct for rollout in rollouts)
         judged += len(rollouts)
         tokens += sum(len(segment.logprobs) for r in rollouts for segment in r.segments)
@@ -112,7 +126,6 @@ def write_phase(
 
 
 def to_rollout(
-    policy: Policy,
     task: Task,
     work: Work,
     problem: Problem,
@@ -125,8 +138,7 @@ def to_rollout(
 
     A text that the length limit cut off is not right, whatever it says by then: it is not done.
     """
-    text = policy.decode(sample.tokens)
-    answer = task.answer(text)
+    answer = task.answer("".join(segment.text for segment in sample.segments))
     return Rollout(
         problem=problem.id,
         question=problem.question,
@@ -137,7 +149,7 @@ def to_rollout(
         sample=index,
         hinted=work.hinted,
         prompt_tokens=len(request.prompt),
-        segments=(Segment(text, sample.tokens, sampled=True, logprobs=sample.logprobs),),
+        segments=sample.segments,
         answer=answer,
         correct=task.correct(problem, answer) and not sample.truncated,
         truncated=sample.truncated,

@@ -25,6 +25,8 @@ NOT_HASHED = (
     "trainer.strategy",
     "trainer.num_nodes",
 )
+# Likewise, of any sampler: how fast it is.
+SPEED = ("engine", "batch_size", "cache_gib")
 
 
 def conf_dir() -> Path:
@@ -72,9 +74,9 @@ def cell_hash(config: DictConfig) -> str:
             node = node.get(parent) or {}
         node.pop(last, None)
     container |= {"name": None, "iterations": None}  # may be interpolated elsewhere
-    text = json.dumps(
-        OmegaConf.to_container(OmegaConf.create(container), resolve=True), sort_keys=True
-    )
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(container), resolve=True)
+    hashed = {key: value for key, value in _flat(resolved).items() if not _ignored(key)}
+    text = json.dumps(hashed, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -83,11 +85,18 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     flat_mine, flat_theirs = _flat(mine), _flat(theirs)
     lines = []
     for key in sorted(flat_mine.keys() | flat_theirs.keys()):
-        ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
         a, b = flat_theirs.get(key, "(absent)"), flat_mine.get(key, "(absent)")
-        if a != b and not ignored:
+        if a != b and not _ignored(key):
             lines.append(f"{key}: {a!r} -> {b!r}")
     return lines
+
+
+def _ignored(key: str) -> bool:
+    """Whether a dotted key changes nothing of what is computed."""
+    *_, parent, last = ["", *key.split(".")]
+    if parent in ("sampling", "sampler") and last in SPEED:
+        return True
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """What a sampler is given and what it gives back."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from star_exp.records import Segment
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,69 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """tokens: with the end-of-text token or the stop string, where it ended by itself.
+    """What was written after a prompt: sampled segments, and those that `on_stop` forced in.
 
-    logprobs: of each token under the untempered model, in nats.
+    The tokens hold the end-of-text token or the stop string, where it ended by itself; the text
+    ends with the stop string, even where its last token goes on after it.
     """
 
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    segments: tuple[Segment, ...]
     truncated: bool
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(token for segment in self.segments for token in segment.tokens)
 
-class Sampler(Protocol):
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Of the sampled tokens, under the untempered model, in nats."""
+        return tuple(logprob for segment in self.segments for logprob in segment.logprobs)
+
+
+OnStop = Callable[[int, str], str | None]
+"""(index of the request, its text so far) -> the text to go on with, or None: it ends here."""
+
+
+class Sampler(ABC):
+    """From requests to samples. Sample i depends on request i and on the weights, on nothing else:
+    not on the other requests, their order, or how often it was interrupted."""
+
+    @abstractmethod
+    def stream(
+        self,
+        policy: Policy,
+        requests: Sequence[Request],
+        stop: Sequence[str],
+        on_stop: OnStop | None = None,
+    ) -> Iterator[tuple[int, Sample]]:
+        """(index of the request, its sample), each as soon as it has ended.
+
+        stop: strings that end a sample, wherever tokens begin and end. on_stop is asked when one
+        was met: its text is read in as it stands, and the sample goes on from there.
+        """
+
     def sample(
-        self, policy: Policy, requests: Sequence[Request], stop: Sequence[str]
+        self,
+        policy: Policy,
+        requests: Sequence[Request],
+        stop: Sequence[str],
+        on_stop: OnStop | None = None,
     ) -> list[Sample]:
-        """One sample for each request, in their order. Sample i depends on request i alone."""
-        ...
+        """One sample for each request, in their order."""
+        samples = dict(self.stream(policy, requests, stop, on_stop))
+        return [samples[index] for index in range(len(requests))]
+
+
+def segments(
+    policy: Policy, tokens: Sequence[int], sampled: Sequence[bool], logprobs: Sequence[float]
+) -> tuple[Segment, ...]:
+    """Runs of sampled and of forced tokens. sampled: of each token; logprobs: of the sampled."""
+    found, scores = [], iter(logprobs)
+    for kind, run in groupby(zip(tokens, sampled, strict=True), key=itemgetter(1)):
+        part = tuple(token for token, _ in run)
+        known = tuple(next(scores) for _ in part) if kind else ()
+        found.append(Segment(policy.decode(part), part, kind, known))
+    return tuple(found)
 
 
 def fingerprint(model: torch.nn.Module) -> str:

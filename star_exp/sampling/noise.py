@@ -15,17 +15,19 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-def uniform(seeds_B: Tensor, position: int, vocabulary: int) -> Tensor:
-    """Numbers in (0, 1), (B, V) float64: a function of (seed, position, token) and nothing else."""
-    row = _mix(_mix(seeds_B) + torch.full_like(seeds_B, position + 1) * _GOLDEN)
-    token = torch.arange(1, vocabulary + 1, device=seeds_B.device) * _GOLDEN
-    bits = _logical_shift(_mix(row[:, None] + token[None, :]), 11)  # 53 bits, as a double has
+def uniform(seeds_B: Tensor, positions_B: Tensor, tokens_B_N: Tensor) -> Tensor:
+    """Numbers in (0, 1), (B, N) float64: a function of (seed, position, token) and nothing else.
+
+    tokens_B_N: (B, N), or (N,) where they are the same for all rows.
+    """
+    row = _mix(_mix(seeds_B) + (positions_B + 1) * _GOLDEN)
+    bits = _logical_shift(_mix(row[:, None] + (tokens_B_N + 1) * _GOLDEN), 11)  # 53, as in a double
     return (bits.double() + 0.5) * 2.0**-53
 
 
-def gumbel(seeds_B: Tensor, position: int, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise, (B, V) float64."""
-    return -torch.log(-torch.log(uniform(seeds_B, position, vocabulary)))
+def gumbel(seeds_B: Tensor, positions_B: Tensor, tokens_B_N: Tensor) -> Tensor:
+    """Standard Gumbel noise, (B, N) float64."""
+    return -torch.log(-torch.log(uniform(seeds_B, positions_B, tokens_B_N)))
 
 
 def _mix(x: Tensor) -> Tensor:

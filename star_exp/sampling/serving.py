@@ -1,0 +1,213 @@
+"""What the paged engine must know of a model, asked from the model itself; and its calls."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from star_exp.errors import UserError
+from star_exp.sampling.attention import CACHE, NAME, PREFIX, QUESTION, ROW, SharedCache
+from star_exp.sampling.pages import Ints, Layout, Pages
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is called. registered: its attention comes from transformers' registry; else it
+    is shown all pages in a line, with a mask. selects: it can compute the logits of some tokens.
+    """
+
+    layout: Layout
+    registered: bool
+    selects: bool
+
+    @property
+    def linear(self) -> AbstractContextManager[Any]:
+        """While it lasts, linear layers are computed in the fastest way."""
+        here = self.layout.device.type == "cpu" and self.layout.dtype is torch.float32
+        return OneDnnLinear() if here and torch.backends.mkldnn.is_available() else nullcontext()
+
+    @contextmanager
+    def attention(self, model: PreTrainedModel) -> Iterator[None]:
+        """While it lasts, the model attends with `shared_attention`."""
+        before = model.config._attn_implementation or "eager"
+        if self.registered:
+            model.set_attn_implementation(NAME)
+        try:
+            yield
+        finally:
+            if self.registered:
+                model.set_attn_implementation(before)
+
+    def call(
+        self,
+        model: PreTrainedModel,
+        cache: SharedCache,
+        level: int,
+        texts: Ints,
+        tokens: Sequence[Sequence[int]],
+        wanted: Sequence[int] = (),
+        most: int = 0,
+    ) -> Tensor:
+        """Reads `tokens` of each of some texts of a level; logits (W, V) behind the tokens
+        `wanted`, which are counted over all texts. most: see Pages.extend."""
+        counts = np.array([len(part) for part in tokens])
+        line = [token for part in tokens for token in part]
+        cache.call = call = cache.plan(level, texts, counts, line, most)
+        chosen = torch.tensor(wanted or [0], device=call.tokens.device)
+        options: dict[str, Any] = {"logits_to_keep": chosen} if self.selects else {}
+        if not self.registered:
+            options["attention_mask"] = call.mask(self.layout.dtype)
+        token = CACHE.set(cache)
+        try:
+            with self.linear:
+                logits = model(
+                    input_ids=call.tokens,
+                    position_ids=call.positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **options,
+                ).logits[0]
+        finally:
+            CACHE.reset(token)
+        return logits if self.selects else logits[chosen]
+
+
+class OneDnnLinear(TorchFunctionMode):
+    """Linear layers by oneDNN's matrix product. What torch takes for float32 on a CPU, MKL's, needs
+    up to twice the time for a few rows, and 6% more for 2,048 (benchmarks/sampling.py --linear)."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function is linear and not options and arguments[0].dtype is torch.float32:
+            inputs, weight, *bias = arguments
+            return torch.ops.mkldnn._linear_pointwise.default(
+                inputs, weight, bias[0] if bias else None, "none", [], ""
+            )
+        return function(*arguments, **(options or {}))
+
+
+_KNOWN: WeakKeyDictionary[PreTrainedModel, Serving] = WeakKeyDictionary()
+
+
+def serving(model: PreTrainedModel) -> Serving:
+    """How the paged engine serves a model, found out once. UserError where it can't."""
+    known = _KNOWN.get(model)
+    if known is None or (known.layout.dtype, known.layout.device) != (model.dtype, model.device):
+        try:
+            with torch.no_grad():
+                known = _found(model)
+                _compare(model, known)
+        except Exception as error:  # a model may fail in any way on what it isn't made for
+            raise UserError(
+                f"{type(model).__name__} can't be sampled with the paged engine: {error}. "
+                "sampling.engine=reference samples it with transformers' generate"
+            ) from error
+        _KNOWN[model] = known
+    return known
+
+
+class _Seen(Cache):
+    """Notes what a model wants to be kept of each layer."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.shapes: dict[int, tuple[int, int, int]] = {}
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        heads, width = key_states.shape[1], key_states.shape[3]
+        self.shapes[layer_idx] = (heads, width, value_states.shape[3])
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+def _found(model: PreTrainedModel) -> Serving:
+    config = model.config.get_text_config()
+    scaling = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if scaling in ("dynamic", "longrope"):
+        raise ValueError(
+            f"its rotary positions (rope_type={scaling!r}) depend on the longest row of a batch"
+        )
+    known = {"full_attention", "sliding_attention"}
+    if unknown := set(getattr(config, "layer_types", None) or ()) - known:
+        raise ValueError(f"it has layers of type {', '.join(sorted(unknown))}")
+    seen = _Seen()
+    model(input_ids=torch.tensor([[1, 2]], device=model.device), past_key_values=seen)
+    if sorted(seen.shapes) != list(range(len(seen.shapes))) or not seen.shapes:
+        raise ValueError(f"it caches keys and values of the layers {sorted(seen.shapes)} only")
+    layers = tuple(seen.shapes[layer] for layer in sorted(seen.shapes))
+    return Serving(
+        layout=Layout(layers, model.dtype, model.device),
+        registered=model._can_set_attn_implementation() and model._supports_attention_backend,
+        selects="logits_to_keep" in inspect.signature(model.forward).parameters,
+    )
+
+
+def _compare(model: PreTrainedModel, serving: Serving) -> None:
+    """ValueError unless texts that share their beginnings have the logits that the model's own
+    attention computes for each of them alone."""
+    texts = [[5, 9, 7, 3, 8, 6, 4, 2, 1], [5, 9, 7, 3, 8, 6, 4, 7, 7], [5, 9, 7, 2, 2, 1, 8, 9, 6]]
+    texts = [[token % model.config.get_text_config().vocab_size for token in t] for t in texts]
+    prefix = Pages(serving.layout, 3)
+    prefix.open(0)
+    cache = SharedCache(serving.layout, 2, prefix, serving.registered)
+    with serving.attention(model):
+        serving.call(model, cache, PREFIX, np.array([0]), [texts[0][:3]])
+        question = cache.open_question()
+        serving.call(model, cache, QUESTION, np.array([question]), [texts[0][3:6]])
+        rows = [cache.open_row(*where) for where in ((question, 6), (question, 6), (-1, 3))]
+        parts = [texts[0][6:8], texts[1][6:8], texts[2][3:8]]
+        serving.call(model, cache, ROW, np.array(rows), parts)
+        ours = serving.call(model, cache, ROW, np.array(rows), [t[8:] for t in texts], [0, 1, 2])
+    for text, logits in zip(texts, ours, strict=True):
+        tokens = torch.tensor([text], device=model.device)
+        theirs = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+        error = (logits.float() - theirs).abs().max() / theirs.abs().max()
+        if not error < (1e-3 if serving.layout.dtype in (torch.float32, torch.float64) else 0.1):
+            raise ValueError(
+                f"with shared beginnings its logits are others (relative difference {error:.1e})"
+            )
+
+
+_PREFIXES: WeakKeyDictionary[PreTrainedModel, tuple[object, Pages]] = WeakKeyDictionary()
+
+
+def known_prefix(model: PreTrainedModel, prefix: tuple[int, ...]) -> Pages | None:
+    """The keys and values of a prefix under the weights as they are now, where the last ones that
+    were noted for this model are those."""
+    key, pages = _PREFIXES.get(model, (None, None))
+    return pages if key == _weights(model, prefix) else None
+
+
+def note_prefix(model: PreTrainedModel, prefix: tuple[int, ...], pages: Pages) -> None:
+    """The keys and values of a prefix that has been read; they are kept as long as the model is."""
+    _PREFIXES[model] = (_weights(model, prefix), pages)
+
+
+def _weights(model: PreTrainedModel, prefix: tuple[int, ...]) -> tuple[object, ...]:
+    """Names a prefix and weights; another name after each change of the weights. torch counts the
+    changes of a tensor; three values of each are looked at too, since writing through `.data` isn't
+    counted."""
+    weights = [weight.detach() for weight in model.parameters()]
+    looked_at = torch.stack(
+        [
+            weight.view(-1)[place].double()
+            for weight in weights
+            for place in (0, weight.numel() // 2, -1)
+        ]
+    )
+    counts = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    return prefix, model.dtype, counts, tuple(looked_at.tolist())
