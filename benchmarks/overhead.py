@@ -21,8 +21,9 @@ from star_exp.callbacks.sampling import Work, to_rollout
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
-from star_exp.data.encode import collate, trained_tokens
+from star_exp.data.encode import pack, trained_tokens
 from star_exp.models.base import load
+from star_exp.modules import packing
 from star_exp.modules.loss import summed_loss
 from star_exp.run import quiet_libraries, run
 from star_exp.sampling.base import Request
@@ -65,12 +66,13 @@ def bare_loop(config: dict, base: Path, folder: Path) -> None:
     failed = [p for p, r in zip(problems, generated, strict=True) if not r.correct]
     data.store.write(1, "generate", 0, [*generated, *sample("rationalize", failed, hinted=True)])
     examples, steps = data.training_set(policy, 1)
+    packing.enable(policy.model)
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=config["module"]["learning_rate"], fused=True
     )
     for step in steps:
         chosen = [examples[index] for index in step]
-        loss = summed_loss(policy.model, collate(chosen, policy.pad_token)) / trained_tokens(chosen)
+        loss = summed_loss(policy.model, pack(chosen)) / trained_tokens(chosen)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()

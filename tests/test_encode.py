@@ -1,8 +1,11 @@
 """Examples and batches: which tokens are trained on, and that padding changes nothing."""
 
+from functools import partial
+
+import pytest
 import torch
 
-from star_exp.data.encode import IGNORED, collate, example, text_example, trained_tokens
+from star_exp.data.encode import IGNORED, example, pack, pad, text_example, trained_tokens
 from star_exp.data.rollouts import Steps
 from star_exp.modules.loss import summed_loss
 from star_exp.records import Rollout, Segment
@@ -35,8 +38,9 @@ def test_the_completion_and_its_end_are_trained_on_and_the_prompt_is_not(policy)
     made = example(policy, "6+2=", rollout(Segment("#8", tokens)))
     assert made.tokens == (*policy.encode("6+2="), *tokens)
     assert made.trained == (False,) * 4 + (True,) * 3
-    batch = collate([made], policy.pad_token)
-    assert batch["labels"].tolist() == [[IGNORED] * 4 + list(tokens)]
+    batch = pad([made], policy.pad_token)
+    assert batch["input_ids"].tolist() == [[*policy.encode("6+2="), *tokens[:-1]]]
+    assert batch["labels"].tolist() == [[IGNORED] * 3 + list(tokens)]  # what follows each input
 
 
 def test_a_sample_that_ended_with_a_stop_string_gets_the_end_token(policy):
@@ -66,10 +70,10 @@ def test_the_end_token_is_learned_where_it_is_also_the_padding(policy):
     assert same.pad_token == same.tokenizer.eos_token_id
     short = text_example(same, "6+2=", "#8")
     long = text_example(same, "60+20=", "#80 and more")
-    labels = collate([short, long], same.pad_token)["labels"][0].tolist()
-    end = same.tokenizer.eos_token_id
-    assert labels[: len(short.tokens)][-1] == end
-    assert set(labels[len(short.tokens) :]) == {IGNORED}
+    labels = pad([short, long], same.pad_token)["labels"][0].tolist()
+    end, last = same.tokenizer.eos_token_id, len(short.tokens) - 2
+    assert labels[last] == end
+    assert set(labels[last + 1 :]) == {IGNORED}
 
 
 def _padding_with_the_end(tokenizer):
@@ -83,9 +87,9 @@ def _padding_with_the_end(tokenizer):
 def test_the_loss_of_a_padded_batch_is_the_sum_of_its_examples_alone(policy):
     texts = [("6+2=", "#8"), ("624+259=", "4931 2580 6280 #883"), ("1+1=", "1120 #2")]
     examples = [text_example(policy, *text) for text in texts]
-    together = summed_loss(policy.model, collate(examples, policy.pad_token)).item()
-    alone = [summed_loss(policy.model, collate([e], policy.pad_token)).item() for e in examples]
-    assert abs(together - sum(alone)) < 1e-4  # cross-entropy is taken in float32
+    together = summed_loss(policy.model, pad(examples, policy.pad_token)).item()
+    alone = [summed_loss(policy.model, pad([e], policy.pad_token)).item() for e in examples]
+    assert abs(together - sum(alone)) < 1e-9
     logprobs = 0.0
     for prompt, completion in texts:  # a second method: one full pass a text, token by token
         before = policy.encode(prompt)
@@ -95,14 +99,15 @@ def test_the_loss_of_a_padded_batch_is_the_sum_of_its_examples_alone(policy):
         logprobs += sum(
             scores[place - 1, tokens[place]].item() for place in range(len(before), len(tokens))
         )
-    assert abs(together + logprobs) < 1e-3
+    assert abs(together + logprobs) < 1e-9
 
 
-def test_the_ranks_of_a_step_share_its_examples_and_its_divisor(policy):
+@pytest.mark.parametrize("collate", [pack, partial(pad, token=0)], ids=["packed", "padded"])
+def test_the_ranks_of_a_step_share_its_examples_and_its_divisor(policy, collate):
     texts = [("1+1=", "#2"), ("22+22=", "#44"), ("3+3=", "#6"), ("44+44=", "#88 yes")]
     examples = [text_example(policy, *text) for text in texts]
-    whole = Steps(examples, [[0, 1, 2, 3]], 0, 1, policy.pad_token)[0]
-    parts = [Steps(examples, [[0, 1, 2, 3]], rank, 2, policy.pad_token)[0] for rank in (0, 1)]
+    whole = Steps(examples, [[0, 1, 2, 3]], 0, 1, collate)[0]
+    parts = [Steps(examples, [[0, 1, 2, 3]], rank, 2, collate)[0] for rank in (0, 1)]
     assert whole["share"] == trained_tokens(examples)
     assert {part["share"].item() for part in parts} == {trained_tokens(examples) / 2}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from star_exp.records import Rollout
 from star_exp.sampling.base import Policy
@@ -59,15 +60,43 @@ def trained_tokens(examples: Sequence[Example]) -> int:
     return sum(sum(example.trained) for example in examples)
 
 
-def collate(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
-    """input_ids, attention_mask and labels, (B, T), padded on the right to the longest."""
-    width = max(len(example.tokens) for example in examples)
-    input_ids = torch.full((len(examples), width), pad)
-    attention_mask = torch.zeros(len(examples), width, dtype=torch.long)
-    labels = torch.full((len(examples), width), IGNORED)
-    for row, each in enumerate(examples):
-        length = len(each.tokens)
-        input_ids[row, :length] = tokens = torch.tensor(each.tokens)
-        attention_mask[row, :length] = 1
-        labels[row, :length] = torch.where(torch.tensor(each.trained), tokens, IGNORED)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+def pad(examples: Sequence[Example], token: int) -> dict[str, Tensor]:
+    """A padded batch: input_ids and labels, (B, T), filled up on the right with `token`.
+
+    labels: the token that follows each input, IGNORED where the loss is not taken on it.
+    """
+    pairs = [map(_row, _inputs_and_labels(example)) for example in examples]
+    inputs, labels = zip(*pairs, strict=True)
+    return {
+        "input_ids": pad_sequence([*inputs], batch_first=True, padding_value=token),
+        "labels": pad_sequence([*labels], batch_first=True, padding_value=IGNORED),
+    }
+
+
+def pack(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """A packed batch: the examples in one row, the shortest first; (1, T) each, and lengths (B,).
+
+    labels: as in `pad`; no example's end has the next one's beginning for a label.
+    position_ids: begin anew with each example.
+    """
+    ordered = sorted(examples, key=lambda example: len(example.tokens))
+    pairs = [_inputs_and_labels(example) for example in ordered]
+    lengths = [len(inputs) for inputs, _ in pairs]
+    row = {
+        "input_ids": [token for inputs, _ in pairs for token in inputs],
+        "labels": [label for _, labels in pairs for label in labels],
+        "position_ids": [position for length in lengths for position in range(length)],
+    }
+    batch = {name: _row(values)[None] for name, values in row.items()}
+    return {**batch, "lengths": _row([length for length in lengths if length])}
+
+
+def _inputs_and_labels(example: Example) -> tuple[list[int], list[int]]:
+    """What a model reads, all but the last token, and what it is to say after each."""
+    following = zip(example.tokens[1:], example.trained[1:], strict=True)
+    labels = [token if trained else IGNORED for token, trained in following]
+    return [*example.tokens[:-1]], labels
+
+
+def _row(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)  # for an empty one torch would choose floats

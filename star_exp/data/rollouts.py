@@ -1,6 +1,7 @@
 """The training set of an iteration: what its phases wrote, filtered, in a fixed order."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -9,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from star_exp.callbacks.phase import Phase, iteration_of, stopped_early
 from star_exp.clock import Clock
-from star_exp.data.encode import Example, collate, example, text_example, trained_tokens
+from star_exp.data.encode import Example, example, pack, pad, text_example, trained_tokens
 from star_exp.errors import UserError
+from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout
 from star_exp.sampling.base import Policy
@@ -22,6 +24,7 @@ from star_exp.tasks.base import Task
 Filter = Callable[[list[Rollout]], list[Rollout]]
 Order = Callable[[Sequence[str], int, int], list[int]]  # (group of each, draws, seed) -> indices
 Schedule = Callable[[int, int, int], int]  # (iteration, examples, batch size) -> optimizer steps
+Collate = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 
 class RolloutDataModule(pl.LightningDataModule):
@@ -31,6 +34,8 @@ class RolloutDataModule(pl.LightningDataModule):
     phases: whose rollouts are trained on, in this order; none: nothing is trained.
     replay: share of the draws that are seed rationales of the task, `exemplars` of each group, with
         and without the answer shown; see conf/data/rollouts.yaml.
+    packing: the examples of a step in one row without padding, not a padded row for each; the loss
+        is the same. For models that can't read such a row see modules/packing.py.
     bucket: batches hold examples of like length, formed within this many steps' draws; 1: as drawn.
     """
 
@@ -45,6 +50,7 @@ class RolloutDataModule(pl.LightningDataModule):
         order: Order,
         phases: Sequence[str],
         batch_size: int,
+        packing: bool = True,
         bucket: int = 1,
         replay: float = 0.0,
         exemplars: int = 0,
@@ -54,6 +60,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.task, self.store, self.clock, self.seed = task, store, clock, seed
         self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
         self.order, self.batch_size, self.bucket = order, batch_size, bucket
+        self.packing = packing
         self.replay, self.exemplars = replay, exemplars
         self.problems_per_iteration = problems_per_iteration
         self.num_examples = 0
@@ -89,10 +96,13 @@ class RolloutDataModule(pl.LightningDataModule):
         if remaining <= 0:  # fit will return at once, without on_train_end
             for phase in phases:
                 phase.on_run_end(trainer, module, iteration - 1)
-            return DataLoader(Steps([], [], 0, 1, 0), batch_size=None)
+            return DataLoader(Steps([], [], 0, 1, pack), batch_size=None)
         examples, steps = self.training_set(module.policy, iteration)
-        pad, rank, world = module.policy.pad_token, trainer.global_rank, trainer.world_size
-        return DataLoader(Steps(examples, steps, rank, world, pad), batch_size=None, shuffle=False)
+        collate = pack if self.packing else partial(pad, token=module.policy.pad_token)
+        if self.packing:
+            packing.enable(module.model)
+        parts = Steps(examples, steps, trainer.global_rank, trainer.world_size, collate)
+        return DataLoader(parts, batch_size=None, shuffle=False)
 
     def training_set(self, policy: Policy, iteration: int) -> tuple[list[Example], list[list[int]]]:
         """The examples of an iteration, and for each optimizer step which of them it takes."""
@@ -153,16 +163,21 @@ class Steps(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, examples: list[Example], batches: list[list[int]], rank: int, world: int, pad: int
+        self,
+        examples: list[Example],
+        batches: list[list[int]],
+        rank: int,
+        world: int,
+        collate: Collate,
     ):
         self.examples, self.batches = examples, batches
-        self.rank, self.world, self.pad = rank, world, pad
+        self.rank, self.world, self.collate = rank, world, collate
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         whole = [self.examples[index] for index in self.batches[step]]
-        batch = collate(whole[self.rank :: self.world], self.pad)
+        batch = self.collate(whole[self.rank :: self.world])
         batch["share"] = torch.tensor(trained_tokens(whole) / self.world)
         return batch

@@ -21,9 +21,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from star_exp import __version__
-from star_exp.data.encode import collate, text_example, trained_tokens
+from star_exp.data.encode import pack, text_example, trained_tokens
 from star_exp.files import explained, replace_folder
 from star_exp.models.base import BaseModel, Progress
+from star_exp.modules import packing
 from star_exp.modules.loss import summed_loss
 from star_exp.sampling.base import Policy
 from star_exp.schedule import LinearDecay, passes
@@ -136,12 +137,13 @@ class TinyModel(BaseModel):
             fused=True,
         )
         rate = LinearDecay(warmup=20)
+        packing.enable(policy.model)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, self.steps)
         )
         for step in range(self.steps):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            loss = summed_loss(policy.model, collate(batch, policy.pad_token))
+            loss = summed_loss(policy.model, pack(batch))
             (loss / trained_tokens(batch)).backward()
             torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
             optimizer.step()
