@@ -46,12 +46,10 @@ def bare_loop(config: dict, base: Path, folder: Path) -> None:
             for p in problems
         ]
         sampler = samplers["generate" if phase in {"generate", "rationalize"} else "evaluate"]
-        samples = []
-        for start in range(0, len(requests), 500):
-            samples += sampler.sample(policy, requests[start : start + 500], task.stop)
+        samples = sampler.sample(policy, requests, task.stop)
         work = Work(phase, 1, problems, hinted=hinted)
         return [
-            to_rollout(policy, task, work, p, 0, request, each, "")
+            to_rollout(task, work, p, 0, request, each, "")
             for p, request, each in zip(problems, requests, samples, strict=True)
         ]
 

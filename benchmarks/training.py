@@ -28,13 +28,13 @@ import importlib.util
 import random
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from measure import Size, matrix_peak, now, quartiles
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -257,41 +257,9 @@ def padding_shares(examples: list[Example], batch: int) -> dict[str, float]:
 
 def needed_flops(model: PreTrainedModel, examples: list[Example]) -> float:
     """Of forward and backward, as the head of this file says."""
-    config = model.config
-    head = config.vocab_size * config.hidden_size
-    body = model.num_parameters() - head * (1 if config.tie_word_embeddings else 2)
-    lengths = [len(example.tokens) - 1 for example in examples]
-    width = config.num_attention_heads * getattr(
-        config, "head_dim", config.hidden_size // config.num_attention_heads
-    )
-    attention = config.num_hidden_layers * sum(6 * length**2 * width for length in lengths)
-    return 6 * body * sum(lengths) + 6 * head * trained_tokens(examples) + attention
-
-
-def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product, the best of five."""
-    size = 2048 if device.type == "cpu" else 8192
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        begun = now(device)
-        torch.matmul(left, right)
-        best = min(best, now(device) - begun)
-    return 2 * size**3 / best
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
+    size, lengths = Size.of(model), [len(example.tokens) - 1 for example in examples]
+    attention = size.attention * sum(6 * length**2 for length in lengths)
+    return 6 * size.body * sum(lengths) + 6 * size.head * trained_tokens(examples) + attention
 
 
 if __name__ == "__main__":

@@ -463,7 +463,8 @@ def named(config: dict) -> str:
 
 
 def computes(key: str) -> bool:
-    if key.endswith((".engine", ".cache_gib")) or "sampl" in key and key.endswith(".batch_size"):
+    speed = (".engine", ".cache_gib", ".batch_size")
+    if "sampl" in key and key.endswith(speed):
         return False
     return not any(key == other or key.startswith(f"{other}.") for other in UNHASHED)
 

@@ -11,6 +11,7 @@ from star_exp import metrics
 from star_exp.callbacks.phase import iteration_of
 from star_exp.errors import ConfigMismatch, UserError
 from star_exp.models.base import load
+from star_exp.records import Segment
 from star_exp.run import run
 from star_exp.sampling.base import fingerprint
 from star_exp.store import RolloutStore
@@ -263,11 +264,12 @@ def test_a_truncated_rollout_is_not_right_and_not_trained_on(small_config, finis
 
     task = build(small_config(finished)["task"])
     policy, problem = load(finished / "model"), task.problems("train")[0]
-    text = policy.encode(task.rationale(problem))
+    text = task.rationale(problem)
+    segment = Segment(text, policy.encode(text))
     for truncated in (False, True):
-        sample = Sample(text, (0.0,) * len(text), truncated)
+        sample = Sample((segment,), truncated)
         work = Work("generate", 1, [problem])
-        made = to_rollout(policy, task, work, problem, 0, Request((1,), 0), sample, "w")
+        made = to_rollout(task, work, problem, 0, Request((1,), 0), sample, "w")
         assert made.answer == problem.answer
         assert made.correct is not truncated
 

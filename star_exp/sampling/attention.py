@@ -52,12 +52,16 @@ class Part:
     positions: Tensor
     text: Tensor  # (T,) the text that a token reads, -1 for none
     owner: Tensor  # (N,) the text that a page is part of
-    size: int
+    used: int  # places of a page that any of the pages uses
     own: bool  # whether tokens of this call lie in these pages, so that some come too late
     queries: Tensor | None = None
     entries: Tensor | None = None
     absent: Tensor | None = None
     biases: dict[int | None, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def pages_a_token(self) -> int:
+        return 1 if self.entries is None else self.entries.shape[1]
 
     def bias(self, window: int | None) -> Tensor | None:
         """(N, M or 1, L) to be added to the scores; None if all tokens see all of the pages."""
@@ -68,7 +72,7 @@ class Part:
     def _bias(self, window: int | None) -> Tensor | None:
         if self.queries is None and not self.own and window is None:
             return None
-        keys = self.first[:, None] + torch.arange(self.size, device=self.first.device)  # (N, L)
+        keys = self.first[:, None] + torch.arange(self.used, device=self.first.device)  # (N, L)
         visible = (keys < self.last[:, None])[:, None]
         if self.own or window is not None:
             at = self.positions[None] if self.queries is None else self.positions[self.queries]
@@ -79,7 +83,7 @@ class Part:
 
     def mask(self, window: int | None) -> Tensor:
         """(T, N * L): the same, for all pages in a line."""
-        keys = self.first[:, None] + torch.arange(self.size, device=self.first.device)
+        keys = self.first[:, None] + torch.arange(self.used, device=self.first.device)
         at = self.positions[:, None, None]
         visible = (keys <= at) & (keys < self.last[:, None])
         visible &= (self.text[:, None] == self.owner)[:, :, None]
@@ -88,62 +92,78 @@ class Part:
         return torch.where(visible, 0.0, NOT).flatten(1)
 
     def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, softcap: float | None, window: int | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        softcap: float | None,
+        window: int | None,
+        alone: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Partial softmax of each token's scores: sums weighted with values (T, R, heads, G, D),
         maxima and sums of exponentials (T, R, heads, G); float32 or finer.
 
-        query: (T, key-value heads, G, D), scaled; keys, values: (capacity, heads, L, D).
+        query: (T, key-value heads, G, D), scaled; keys, values: (capacity, heads, L, D). alone:
+        a token sees a single page and no other part; then the sums are normalised, and no maxima.
         """
-        keys, values = keys[self.pages], values[self.pages]
+        keys, values = (each[self.pages][:, :, : self.used] for each in (keys, values))
         count, heads, _, width = keys.shape
-        asked = query[None] if self.queries is None else query[self.queries]  # (N, M, heads, G, D)
-        group = asked.shape[3]
-        asked = asked.transpose(1, 2).reshape(count, heads, -1, width)
+        group = query.shape[2]
+        if self.queries is None:  # (T, heads, G, D) -> (1, heads, T * G, D)
+            asked = query.transpose(0, 1).reshape(1, heads, -1, width)
+        elif self.queries.shape[1] == 1:
+            asked = query[self.queries[:, 0]]  # (N, heads, G, D)
+        else:
+            asked = query[self.queries].transpose(1, 2).reshape(count, heads, -1, width)
         bias = self.bias(window)
-        same = width == values.shape[3]  # which it asks for
-        if bias is None and softcap is None and same and query.device.type == "cpu":
+        same = width == values.shape[3]  # which flash attention asks for
+        if alone:
+            out = _weighted(_scores(asked, keys, softcap, bias, group).softmax(-1), values)
+            maxima = sums = None
+        elif bias is None and softcap is None and same and query.device.type == "cpu":
             out, maxima = _flash(asked, keys, values)
             sums = torch.ones_like(maxima)
         else:
-            out, maxima, sums = _partial_softmax(asked, keys, values, softcap, bias, group)
+            scores = _scores(asked, keys, softcap, bias, group)
+            maxima = scores.amax(-1, keepdim=True)
+            weights = scores.sub_(maxima).exp_()
+            out, maxima, sums = _weighted(weights, values), maxima.squeeze(-1), weights.sum(-1)
 
-        def by_token(result: Tensor) -> Tensor:  # (N, heads, M * G, ...) -> (T, R, heads, G, ...)
-            tail = result.shape[3:]
+        def by_token(result: Tensor) -> Tensor:  # N * heads * M * G -> (T, R, heads, G, ...)
+            tail = result.shape[-1:] if result is out else ()
             result = result.view(count, heads, -1, group, *tail).transpose(1, 2)
             if self.entries is None:
                 return result[0][:, None]
             return result.reshape(-1, heads, group, *tail)[self.entries]
 
+        if maxima is None or sums is None:
+            return by_token(out), out, out
         maxima = by_token(maxima)
         if self.absent is not None:
             maxima = maxima.masked_fill(self.absent[:, :, None, None], NOT)
         return by_token(out), maxima, by_token(sums)
 
 
-def _partial_softmax(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    softcap: float | None,
-    bias: Tensor | None,
-    group: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """query (N, heads, M * G, D), keys and values (N, heads, L, D) -> weighted sums of the values
-    (N, heads, M * G, D), maxima and sums (N, heads, M * G)."""
-    count, heads, size, _ = keys.shape
-    scores = torch.bmm(query.flatten(0, 1), keys.reshape(count * heads, size, -1).transpose(1, 2))
+def _scores(
+    query: Tensor, keys: Tensor, softcap: float | None, bias: Tensor | None, group: int
+) -> Tensor:
+    """query (N, heads, M * G, D), keys (N, heads, L, D) -> (N * heads, M * G, L), not in half
+    precision."""
+    count, heads, size, width = keys.shape
+    lines = keys.reshape(count * heads, size, width).transpose(1, 2)
+    scores = torch.bmm(query.flatten(0, 1), lines)
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores.view(count, heads, -1, group, size).add_(bias[:, None, :, None])
-    maxima = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(maxima).exp_()
-    out = torch.bmm(weights.to(values.dtype), values.reshape(count * heads, size, -1))
-    sums, shape = weights.sum(-1), (count, heads)
-    return out.unflatten(0, shape), maxima.squeeze(-1).unflatten(0, shape), sums.unflatten(0, shape)
+    return scores
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """weights (N * heads, M * G, L), values (N, heads, L, D) -> (N * heads, M * G, D)."""
+    return torch.bmm(weights.to(values.dtype), values.reshape(-1, *values.shape[2:]))
 
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,14 +261,16 @@ class SharedCache(Cache):
         if everything:
             chosen = np.arange(len(pages.owner))
         owner = pages.owner[chosen]
+        first = pages.starts[owner] + pages.place[chosen] * pages.size
+        last = (pages.starts + pages.lengths)[owner]
         part = Part(
             pages=slice(0, len(chosen)) if everything else _tensor(chosen, device),
-            first=_tensor(pages.starts[owner] + pages.place[chosen] * pages.size, device),
-            last=_tensor((pages.starts + pages.lengths)[owner], device),
+            first=_tensor(first, device),
+            last=_tensor(last, device),
             positions=positions,
             text=_tensor(text_T, device),
             owner=_tensor(owner, device),
-            size=pages.size,
+            used=int(np.minimum(last - first, pages.size).max()),
             own=own,
         )
         if level == PREFIX:
@@ -279,7 +301,11 @@ class SharedCache(Cache):
             return key_states, value_states
 
         def line(tensors: list[list[Tensor]]) -> Tensor:
-            pages = [tensors[level][layer_idx][part.pages] for level, part in self.call.parts]  # type: ignore[union-attr]
+            assert self.call is not None
+            pages = [
+                tensors[level][layer_idx][part.pages][:, :, : part.used]
+                for level, part in self.call.parts
+            ]
             return torch.cat([p.transpose(0, 1).flatten(1, 2) for p in pages], 1)[None]
 
         return line([level.keys for level in self.levels]), line(
@@ -294,13 +320,16 @@ class SharedCache(Cache):
         _, heads, count, width = query.shape
         groups = self.levels[self.call.level].keys[layer].shape[1]
         asked = (query[0] * scale).transpose(0, 1).reshape(count, groups, heads // groups, width)
+        alone = len(self.call.parts) == 1 and self.call.parts[0][1].pages_a_token == 1
         results = [
             part.attend(
                 asked, self.levels[level].keys[layer], self.levels[level].values[layer],
-                softcap, window,
+                softcap, window, alone,
             )
             for level, part in self.call.parts
         ]  # fmt: skip
+        if alone:
+            return results[0][0].reshape(1, count, heads, -1).to(query.dtype)
         out, maxima, sums = (torch.cat(each, 1) for each in zip(*results, strict=True))
         weights = (maxima - maxima.amax(1, keepdim=True)).exp_()
         total = (sums * weights).sum(1)

@@ -24,6 +24,7 @@ class Ends:
         if any(ord(character) > 127 for character in last):
             last.add(UNFINISHED)  # its last byte may be a token of its own
         self.closing = {token for token, text in enumerate(texts) if not last.isdisjoint(text)}
+        self.looked_at = self.tokens | self.closing  # at no other does a text end
         self.silent = {token for token, text in enumerate(texts) if not text}
         self.unfinished = {token for token, text in enumerate(texts) if UNFINISHED in text}
         # a token that is not silent holds at least a byte; one token more, since the first space

@@ -94,7 +94,7 @@ class Engine:
             if not self.queue and not self.rows:
                 return
             try:
-                with torch.no_grad(), self.serving.attention(self.model):
+                with torch.no_grad(), self.serving.ready(self.model):
                     self._turn()
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not out_of_memory(error):

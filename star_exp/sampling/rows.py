@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Writer:
     on_stop: OnStop | None
     max_new_tokens: int
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """Tokens that a text may have, as the model's config says."""
         config = self.policy.model.config.get_text_config()
@@ -85,11 +86,15 @@ class Writer:
                 row.text.append(token)
                 row.sampled.append(True)
                 row.logprobs.append(logprob)
-                self._end(row, token)
+                if token in self.ends.looked_at or len(row.sampled) >= self._room(row):
+                    self._end(row, token)
+
+    def _room(self, row: Row) -> int:
+        return min(self.max_new_tokens, self.positions - len(row.prompt))
 
     def _end(self, row: Row, token: int) -> None:
         """Ends a row whose newest token is the last, or forces in what on_stop goes on with."""
-        room = min(self.max_new_tokens, self.positions - len(row.prompt))
+        room = self._room(row)
         if token in self.ends.tokens:
             row.sample = self._sample(row)
         elif (overhang := self.ends.overhang(row.text, row.begin)) is not None:

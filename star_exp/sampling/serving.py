@@ -2,16 +2,15 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -24,27 +23,27 @@ from star_exp.sampling.pages import Ints, Layout, Pages
 class Serving:
     """How a model is called. registered: its attention comes from transformers' registry; else it
     is shown all pages in a line, with a mask. selects: it can compute the logits of some tokens.
+    layers: those computed in another, faster way.
     """
 
     layout: Layout
     registered: bool
     selects: bool
-
-    @property
-    def linear(self) -> AbstractContextManager[Any]:
-        """While it lasts, linear layers are computed in the fastest way."""
-        here = self.layout.device.type == "cpu" and self.layout.dtype is torch.float32
-        return OneDnnLinear() if here and torch.backends.mkldnn.is_available() else nullcontext()
+    layers: tuple[nn.Linear, ...]
 
     @contextmanager
-    def attention(self, model: PreTrainedModel) -> Iterator[None]:
+    def ready(self, model: PreTrainedModel) -> Iterator[None]:
         """While it lasts, the model attends with `shared_attention`."""
         before = model.config._attn_implementation or "eager"
         if self.registered:
             model.set_attn_implementation(NAME)
+        for layer in self.layers:
+            vars(layer)["forward"] = partial(_onednn_linear, layer)
         try:
             yield
         finally:
+            for layer in self.layers:
+                del vars(layer)["forward"]
             if self.registered:
                 model.set_attn_implementation(before)
 
@@ -69,30 +68,35 @@ class Serving:
             options["attention_mask"] = call.mask(self.layout.dtype)
         token = CACHE.set(cache)
         try:
-            with self.linear:
-                logits = model(
-                    input_ids=call.tokens,
-                    position_ids=call.positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    **options,
-                ).logits[0]
+            logits = model(
+                input_ids=call.tokens,
+                position_ids=call.positions,
+                past_key_values=cache,
+                use_cache=True,
+                **options,
+            ).logits[0]
         finally:
             CACHE.reset(token)
         return logits if self.selects else logits[chosen]
 
 
-class OneDnnLinear(TorchFunctionMode):
-    """Linear layers by oneDNN's matrix product. What torch takes for float32 on a CPU, MKL's, needs
-    up to twice the time for a few rows, and 6% more for 2,048 (benchmarks/sampling.py --linear)."""
+def _fast_layers(model: PreTrainedModel) -> tuple[nn.Linear, ...]:
+    """The linear layers that oneDNN computes faster than what torch takes for float32 on a CPU,
+    MKL: in half of the time for 4 rows, with a fifth less for 64, 6% less for 2,048."""
+    if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return ()
+    return tuple(
+        layer
+        for layer in model.modules()
+        if type(layer) is nn.Linear
+        and layer.weight.dtype == torch.float32
+        and "forward" not in vars(layer)
+    )
 
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if function is linear and not options and arguments[0].dtype is torch.float32:
-            inputs, weight, *bias = arguments
-            return torch.ops.mkldnn._linear_pointwise.default(
-                inputs, weight, bias[0] if bias else None, "none", [], ""
-            )
-        return function(*arguments, **(options or {}))
+
+def _onednn_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return product(inputs, layer.weight, layer.bias, "none", [], "")
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, Serving] = WeakKeyDictionary()
@@ -153,6 +157,7 @@ def _found(model: PreTrainedModel) -> Serving:
         layout=Layout(layers, model.dtype, model.device),
         registered=model._can_set_attn_implementation() and model._supports_attention_backend,
         selects="logits_to_keep" in inspect.signature(model.forward).parameters,
+        layers=_fast_layers(model),
     )
 
 
@@ -164,7 +169,7 @@ def _compare(model: PreTrainedModel, serving: Serving) -> None:
     prefix = Pages(serving.layout, 3)
     prefix.open(0)
     cache = SharedCache(serving.layout, 2, prefix, serving.registered)
-    with serving.attention(model):
+    with serving.ready(model):
         serving.call(model, cache, PREFIX, np.array([0]), [texts[0][:3]])
         question = cache.open_question()
         serving.call(model, cache, QUESTION, np.array([question]), [texts[0][3:6]])
