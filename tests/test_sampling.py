@@ -4,10 +4,12 @@ import random
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from star_exp.sampling.base import Request, fingerprint
 from star_exp.sampling.sampler import TextSampler
 from star_exp.seeds import derive
+from tests.conftest import random_policy
 
 PROMPTS = ["6+2=", "624+259=", "x", "a rather longer prompt, of other characters", "12+3="]
 FEW_SHOT = "one plus one is two. two plus two is four. "
@@ -80,6 +82,23 @@ def test_both_engines_draw_the_same_samples(policy, rules):
     for ours, theirs in zip(*drawn, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=PRECISION)
         assert ours.truncated == theirs.truncated
+
+
+@ENGINES
+def test_the_rules_that_a_model_recommends_are_not_followed(engine):
+    """Many a model of the hub comes with a repetition penalty; only its end tokens count."""
+    plain, advised = random_policy(), random_policy()
+    advice = {"repetition_penalty": 3.0, "top_k": 1, "temperature": 0.1, "do_sample": True}
+    advised.model.generation_config = GenerationConfig(
+        eos_token_id=[1, 5], pad_token_id=0, **advice
+    )
+    plain.model.generation_config = GenerationConfig(eos_token_id=[1, 5], pad_token_id=0)
+    asked = requests(plain, copies=4)
+    for sampler in (TextSampler(engine=engine), TextSampler(temperature=1.0, engine=engine)):
+        expected = tokens(sampler.sample(plain, asked, stop=()))
+        assert tokens(sampler.sample(advised, asked, stop=())) == expected
+    assert any(text[-1] == 5 for text in expected)
+    assert advised.model.generation_config.repetition_penalty == 3.0
 
 
 def test_samples_come_as_soon_as_they_end(policy):
@@ -264,8 +283,6 @@ def test_sampling_leaves_the_model_in_the_mode_it_was_in(policy, engine):
 
 
 def test_the_fingerprint_names_the_weights(policy):
-    from tests.conftest import random_policy
-
     assert fingerprint(random_policy().model) == fingerprint(policy.model)
     assert fingerprint(random_policy(seed=1).model) != fingerprint(policy.model)
     other = random_policy().model

@@ -2,8 +2,8 @@
 
     while there are rows:
         admit     rows from the queue, as far as the batch and the cache have room
-        read      what rows have not read yet: prompts, forced texts
-        step      one token for each row
+        read      what rows have not read yet: prompts, forced texts, the token of the last turn
+        advance   each row by its next token
         leave     rows that have ended
 
 A row is its tokens; the cache can always be made again from them. So a row that the cache has no
@@ -82,7 +82,7 @@ class Engine:
         self.queue: deque[QuestionRow] = deque()  # more are made as it empties
         self.ended: list[QuestionRow] = []
         self.cache: SharedCache | None = None
-        self.lack: object = None  # what was said when memory ran out
+        self.lack = ""  # what was said when memory ran out
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
         """(index of the request, its sample), as they end. UserError where a prompt is too long for
@@ -110,6 +110,8 @@ class Engine:
         by_prompt: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
             by_prompt.setdefault(request.prompt, []).append(index)
+        for prompt in by_prompt:
+            self.writer.check(prompt)
         for prompt, indices in by_prompt.items():
             body = prompt[len(self.prefix) :]
             cut = len(body) - 1 if len(indices) > 1 and len(body) > SHARED else 0
@@ -194,7 +196,6 @@ class Engine:
                 numbers[question] = cache.open_question()
                 unread[numbers[question]] = question.shared
                 self.questions.append(question)
-            self.writer.check(self.queue[0].prompt)
             self.rows.append(self.queue.popleft())
             start = len(self.prefix) + len(question.shared)
             cache.open_row(numbers.get(question, -1), start)
@@ -250,7 +251,7 @@ class Engine:
             f"sample needs {self._bytes(pages) / GIB:.3g} GiB. Raise sampling.cache_gib, or lower "
             "sampling.max_new_tokens"
         )
-        return said if self.lack is None else f"{said}. Before, memory ran out: {self.lack}"
+        return f"{said}. Before, memory ran out: {self.lack}" if self.lack else said
 
     def _bytes(self, pages: int) -> int:
         """Of the prefix and so many pages of questions and rows."""
@@ -268,7 +269,7 @@ class Engine:
         pages += sum(pages_of(len(question.shared)) for question in self.questions)
         self.ended += [row for row in self.rows if row.sample is not None]
         self.queue.extendleft(row for row in reversed(self.rows) if row.sample is None)
-        self.rows, self.questions, self.cache, self.lack = [], [], None, error.args
+        self.rows, self.questions, self.cache, self.lack = [], [], None, str(error)
         self.budget = min(self.budget, self._bytes(pages)) / 2
         self.batch_size = count // 2
         if self.model.device.type == "cuda":

@@ -75,18 +75,23 @@ class Reference:
         def ended(*_: Any) -> Tensor:
             return ~torch.tensor(running, device=model.device)
 
-        model.generate(  # type: ignore[operator]
-            tokens,
-            attention_mask=mask,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=self.writer.max_new_tokens,
-                pad_token_id=self.policy.pad_token,
-                eos_token_id=None,
-            ),
-            logits_processor=[choose],
-            stopping_criteria=[ended],
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.writer.max_new_tokens,
+            pad_token_id=self.policy.pad_token,
         )
+        recommended = model.generation_config
+        model.generation_config = GenerationConfig()  # its rules would come before ours
+        try:
+            model.generate(  # type: ignore[operator]
+                tokens,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=[choose],
+                stopping_criteria=[ended],
+            )
+        finally:
+            model.generation_config = recommended
 
 
 def left_padded(

@@ -33,16 +33,18 @@ class Serving:
 
     @contextmanager
     def ready(self, model: PreTrainedModel) -> Iterator[None]:
-        """While it lasts, the model attends with `shared_attention`."""
+        """While it lasts, the model attends with `shared_attention`, and its linear layers are
+        computed by oneDNN where that is faster."""
         before = model.config._attn_implementation or "eager"
+        layers = [layer for layer in self.layers if "forward" not in vars(layer)]
         if self.registered:
             model.set_attn_implementation(NAME)
-        for layer in self.layers:
+        for layer in layers:
             vars(layer)["forward"] = partial(_onednn_linear, layer)
         try:
             yield
         finally:
-            for layer in self.layers:
+            for layer in layers:
                 del vars(layer)["forward"]
             if self.registered:
                 model.set_attn_implementation(before)
@@ -88,9 +90,7 @@ def _fast_layers(model: PreTrainedModel) -> tuple[nn.Linear, ...]:
     return tuple(
         layer
         for layer in model.modules()
-        if type(layer) is nn.Linear
-        and layer.weight.dtype == torch.float32
-        and "forward" not in vars(layer)
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32
     )
 
 
