@@ -165,6 +165,9 @@ def test_a_target_that_is_none_is_refused(default, value):
     ("changes", "named"),
     [
         ({"task.min_digits": 5, "task.max_digits": 3}, ["task.min_digits=5", "task.max_digits=3"]),
+        ({"sampling.cache_gib": -1.0}, ["sampling.cache_gib=-1.0", "more than 0", "null"]),
+        ({"sampling.top_p": 2.0}, ["sampling.top_p=2.0", "a share in (0, 1]"]),
+        ({"callbacks.evaluate.sampler.temperature": -1.0}, ["callbacks.evaluate.sampler.temper"]),
         ({"sampling.max_new_tokens": 8}, ["sampling.max_new_tokens=8", "task.format"]),
         ({"model.max_positions": 60}, ["model.max_positions=60", "sampling.max_new_tokens"]),
         (

@@ -10,6 +10,7 @@ from star_exp.sampling.base import Request, fingerprint
 from star_exp.sampling.sampler import TextSampler
 from star_exp.seeds import derive
 from tests.conftest import random_policy
+from tests.families import family
 
 PROMPTS = ["6+2=", "624+259=", "x", "a rather longer prompt, of other characters", "12+3="]
 FEW_SHOT = "one plus one is two. two plus two is four. "
@@ -120,6 +121,15 @@ def test_a_stream_that_is_given_up_leaves_the_model_as_it_was(policy):
     del stream
     assert policy.model.training
     policy.model.eval()
+
+
+@ENGINES
+def test_a_tokenizer_may_have_neither_pad_nor_end_token(engine):
+    policy = random_policy()
+    policy.tokenizer.pad_token = policy.tokenizer.eos_token = None
+    policy.model.generation_config = GenerationConfig()
+    samples = TextSampler(max_new_tokens=8, engine=engine).sample(policy, requests(policy), stop=())
+    assert all(sample.truncated and len(sample.tokens) == 8 for sample in samples)
 
 
 def test_no_requests_give_no_samples(policy):
@@ -257,11 +267,12 @@ def test_a_forced_text_without_room_truncates_the_sample(policy, engine):
 
 
 @ENGINES
-def test_a_sample_ends_where_the_positions_of_the_model_end(policy, engine):
-    asked = [Request(policy.encode("a" * 250), 1), Request(policy.encode("b"), 2)]
+def test_a_sample_ends_where_the_positions_of_the_model_end(engine):
+    policy = family("gpt2")  # whose positions are learned: there are 256, and no more
+    asked = [Request(policy.encode(prompt), 1) for prompt in ("a" * 250, "b", "c" * 253)]
     samples = TextSampler(max_new_tokens=20, engine=engine).sample(policy, asked, stop=())
-    assert len(samples[0].tokens) <= 6  # of 256
-    assert samples[0].truncated or samples[0].tokens[-1:] == (1,)
+    assert [len(sample.tokens) for sample in samples] == [6, 20, 3]
+    assert all(sample.truncated for sample in samples)
 
 
 @ENGINES

@@ -8,7 +8,7 @@ trainer only rank, world size, broadcast and barrier.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
 
@@ -43,7 +43,8 @@ def sample_phase(
     sampler: Sampler,
 ) -> None:
     """Samples with the module's weights what the store lacks of `work`; all ranks take part."""
-    weights, policy = fingerprint(module.model), module.policy
+    weights = fingerprint(module.model)
+    policy = replace(module.policy, weights=weights)
 
     def make(shards: Shards) -> Iterator[tuple[int, list[Rollout]]]:
         asked, requests = [], []

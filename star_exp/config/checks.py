@@ -32,6 +32,16 @@ AT_LEAST = {
     "trainer.devices": 1,
 }
 ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
+SAMPLER: dict[str, tuple[Callable[[float], bool], str]] = {  # those of samplers of your own, too
+    "temperature": (lambda x: x >= 0, "0 (greedy) or more"),
+    "top_p": (lambda x: 0 < x <= 1, "a share in (0, 1]; 1 is off"),
+    "top_k": (lambda x: x >= 0, "a number of tokens; 0 is off"),
+    "min_p": (lambda x: 0 <= x < 1, "a share in [0, 1); 0 is off"),
+    "repetition_penalty": (lambda x: x > 0, "more than 0; 1 is off"),
+    "max_new_tokens": (lambda x: x >= 1, "at least 1"),
+    "batch_size": (lambda x: x >= 1, "at least 1"),
+    "cache_gib": (lambda x: x > 0, "more than 0, or null for a share of the free memory"),
+}
 SET_BY_PROGRAM = {
     "max_epochs": "iterations=",
     "callbacks": "+callbacks.NAME={_target_: ...}",
@@ -63,6 +73,14 @@ def _ranges(config: dict[str, Any]) -> Iterator[str]:
     share = config["data"].get("replay", 0)
     if not 0 <= share < 1:
         yield f"data.replay={share}: expected a share in [0, 1)"
+    told = set()
+    for where, sampler in _samplers(config):
+        for key, (right, expected) in SAMPLER.items():
+            value = sampler.get(key)
+            said = isinstance(value, int | float) and not right(value) and (key, value)
+            if said and said not in told:  # of those that are set from one place, the first
+                told.add(said)
+                yield f"{where}.{key}={value}: expected {expected}"
     for key in ("name", "run_dir", "cache_dir"):
         if not config[key]:
             yield f"{key} is empty; expected a name"
@@ -119,16 +137,19 @@ def _lengths(config: dict[str, Any]) -> Iterator[str]:
 def _limits(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Every different limit of a sampler, and where it stands: sampling first."""
     seen = set()
-    places = {"sampling": config["sampling"]} | {
-        f"callbacks.{name}.sampler": node["sampler"]
-        for name, node in config["callbacks"].items()
-        if node and isinstance(node.get("sampler"), dict)
-    }
-    for where, sampler in places.items():
+    for where, sampler in _samplers(config):
         limit = sampler.get("max_new_tokens")
         if isinstance(limit, int) and limit not in seen:
             seen.add(limit)
             yield where, limit
+
+
+def _samplers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each sampler stands, and its settings."""
+    yield "sampling", config["sampling"]
+    for name, node in config["callbacks"].items():
+        if node and isinstance(node.get("sampler"), dict):
+            yield f"callbacks.{name}.sampler", node["sampler"]
 
 
 def _length(config: dict[str, Any], where: str, limit: int, longest: int) -> Iterator[str]:

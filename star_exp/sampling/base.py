@@ -14,10 +14,15 @@ from star_exp.records import Segment
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model with its tokenizer."""
+    """A causal language model with its tokenizer.
+
+    weights: a name of the weights as they are now, adapters included (`fingerprint`). Between calls
+    that give the same one, a sampler may keep what it computed; without one it keeps nothing.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    weights: str | None = None
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -34,7 +39,7 @@ class Policy:
     def pad_token(self) -> int:
         """A token to fill up with; it is masked wherever it stands, so any will do."""
         pad = self.tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else min(self.end_tokens)
+        return pad if isinstance(pad, int) else min(self.end_tokens, default=0)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -77,7 +82,11 @@ class Sample:
 
 
 OnStop = Callable[[int, str], str | None]
-"""(index of the request, its text so far) -> the text to go on with, or None: it ends here."""
+"""(index of the request, its text so far) -> the text to go on with, or None: it ends here.
+
+The text so far ends with the token in which the stop string ends, and may go on behind it; what is
+forced in stands behind that token, and is encoded as the tokenizer does, special tokens included.
+"""
 
 
 class Sampler(ABC):
@@ -92,7 +101,8 @@ class Sampler(ABC):
         stop: Sequence[str],
         on_stop: OnStop | None = None,
     ) -> Iterator[tuple[int, Sample]]:
-        """(index of the request, its sample), each as soon as it has ended.
+        """(index of the request, its sample), each as soon as it has ended. The model is in eval
+        mode until the last: one stream of a model at a time.
 
         stop: strings that end a sample, wherever tokens begin and end. on_stop is asked when one
         was met: its text is read in as it stands, and the sample goes on from there.

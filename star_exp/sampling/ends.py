@@ -25,6 +25,7 @@ class Ends:
             last.add(UNFINISHED)  # its last byte may be a token of its own
         self.closing = {token for token, text in enumerate(texts) if not last.isdisjoint(text)}
         self.looked_at = self.tokens | self.closing  # at no other does a text end
+        self.known = len(texts)  # a model may have more tokens than its tokenizer: silent too
         self.silent = {token for token, text in enumerate(texts) if not text}
         self.unfinished = {token for token, text in enumerate(texts) if UNFINISHED in text}
         # a token that is not silent holds at least a byte; one token more, since the first space
@@ -51,7 +52,7 @@ class Ends:
         start, heard = len(tokens) - 1, 0
         while start > begin and (heard < self.longest or tokens[start] in self.unfinished):
             start -= 1
-            heard += tokens[start] not in self.silent
+            heard += tokens[start] < self.known and tokens[start] not in self.silent
         return start
 
 
@@ -61,7 +62,7 @@ _TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, list[str]] = WeakKeyDictionar
 def _texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Of each token, as it reads behind another one. Once for each tokenizer: it takes a second
     for 150,000 tokens."""
-    if tokenizer not in _TEXTS:
+    if len(_TEXTS.get(tokenizer, ())) != len(tokenizer):  # tokens may have been added
         another = tokenizer.encode("a", add_special_tokens=False)[-1:]
 
         def decoded(texts: list[list[int]]) -> list[str]:

@@ -93,13 +93,16 @@ class Engine:
             self.queue.extend(islice(coming, max(0, self.batch_size - len(self.queue))))
             if not self.queue and not self.rows:
                 return
+            lack = None
             try:
                 with torch.no_grad(), self.serving.ready(self.model):
                     self._turn()
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not out_of_memory(error):
                     raise
-                self._halve(error)
+                lack = str(error)  # not the error, which holds all that the turn held
+            if lack is not None:
+                self._halve(lack)
             for row in self.ended:
                 assert row.sample is not None
                 yield row.index, row.sample
@@ -162,20 +165,22 @@ class Engine:
         """Tokens in a call, so that neither they nor the attention scores take much memory."""
         context = sum(int(level.lengths.max(initial=0)) for level in cache.levels)
         context += max((len(row.text) for row in self.rows), default=0)
+        if not self.serving.registered:  # each token meets all pages
+            context += PAGE * self._used(cache)
         heads = self.model.config.get_text_config().num_attention_heads
         return min(TOKENS, max(1, SCORES // (heads * (context + PAGE))))
 
     # entering
 
     def _new_cache(self) -> SharedCache:
-        known = known_prefix(self.model, self.prefix) if self.prefix else None
+        known = known_prefix(self.writer.policy, self.prefix) if self.prefix else None
         pages = known or Pages(self.serving.layout, max(1, len(self.prefix)))
         cache = SharedCache(self.serving.layout, PAGE, pages, self.serving.registered)
         if self.prefix and known is None:
             pages.open(0)
             for _ in self._read(cache, PREFIX, {0: self.prefix}):
                 pass
-            note_prefix(self.model, self.prefix, pages)
+            note_prefix(self.writer.policy, self.prefix, pages)
         return cache
 
     def _admit(self, cache: SharedCache) -> None:
@@ -204,8 +209,9 @@ class Engine:
             pass
 
     def _leave(self, cache: SharedCache) -> None:
-        self.ended += [row for row in self.rows if row.sample is not None]
+        ended = [row for row in self.rows if row.sample is not None]
         self._keep(cache, [row.sample is None for row in self.rows])
+        self.ended += ended  # last: memory may run out before, and then _halve does all this
 
     def _keep(self, cache: SharedCache, kept: list[bool]) -> None:
         if all(kept):
@@ -242,8 +248,9 @@ class Engine:
                 return
             if len(self.rows) == 1:
                 raise UserError(self._too_small(needed + len(cache.levels[QUESTION].owner)))
-            self.queue.appendleft(self.rows[-1])
+            newest = self.rows[-1]
             self._keep(cache, [True] * (len(self.rows) - 1) + [False])
+            self.queue.appendleft(newest)  # last, as in _leave
 
     def _too_small(self, pages: int) -> str:
         said = (
@@ -257,19 +264,19 @@ class Engine:
         """Of the prefix and so many pages of questions and rows."""
         return (pages * PAGE + len(self.prefix)) * self.serving.layout.bytes_a_token
 
-    def _halve(self, error: RuntimeError) -> None:
+    def _halve(self, lack: str) -> None:
         """Drops the cache; all rows go back to the queue, and half of them may be in it."""
         count = len(self.rows)
         if count <= 1:
             raise UserError(
                 f"out of memory {'with a single row' if count else 'while reading the prefix'}: "
-                f"{error}. Take a smaller model, or lower sampling.max_new_tokens"
-            ) from error
+                f"{lack}. Take a smaller model, or lower sampling.max_new_tokens"
+            )
         pages = sum(pages_of(len(row.text)) for row in self.rows)
         pages += sum(pages_of(len(question.shared)) for question in self.questions)
         self.ended += [row for row in self.rows if row.sample is not None]
         self.queue.extendleft(row for row in reversed(self.rows) if row.sample is None)
-        self.rows, self.questions, self.cache, self.lack = [], [], None, str(error)
+        self.rows, self.questions, self.cache, self.lack = [], [], None, lack
         self.budget = min(self.budget, self._bytes(pages)) / 2
         self.batch_size = count // 2
         if self.model.device.type == "cuda":
@@ -317,7 +324,8 @@ def pages_of(tokens: int) -> int:
 def free_memory(device: torch.device) -> float:
     """Bytes: half of the free memory, or 80% of a GPU's."""
     if device.type == "cuda":
-        return 0.8 * torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return 0.8 * (torch.cuda.mem_get_info(device)[0] + unused)
     return 0.5 * psutil.virtual_memory().available
 
 

@@ -22,7 +22,8 @@ def uniform(seeds_B: Tensor, positions_B: Tensor, tokens_B_N: Tensor) -> Tensor:
     """
     row = _mix(_mix(seeds_B) + (positions_B + 1) * _GOLDEN)
     bits = _logical_shift(_mix(row[:, None] + (tokens_B_N + 1) * _GOLDEN), 11)  # 53, as in a double
-    return (bits.double() + 0.5) * 2.0**-53
+    # the largest of them would be rounded to 1
+    return ((bits.double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)
 
 
 def gumbel(seeds_B: Tensor, positions_B: Tensor, tokens_B_N: Tensor) -> Tensor:

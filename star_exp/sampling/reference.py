@@ -37,10 +37,13 @@ class Reference:
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
         """(index of the request, its sample), in batches of prompts of like length."""
-        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt))
-        queue = deque(Row(i, requests[i].seed, requests[i].prompt) for i in order)
-        for row in queue:
+        rows = [Row(i, request.seed, request.prompt) for i, request in enumerate(requests)]
+        for row in rows:
             self.writer.check(row.prompt)
+        window = 4 * self.batch_size  # not all, so that the first requests are among the first
+        queue: deque[Row] = deque()
+        for start in range(0, len(rows), window):
+            queue += sorted(rows[start : start + window], key=lambda row: len(row.prompt))
         while queue:
             batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
             with torch.no_grad():
@@ -48,7 +51,7 @@ class Reference:
             for row in batch:
                 if row.sample is not None:
                     yield row.index, row.sample
-            # what a text was forced into goes on, and reads everything again
+            # those that a text was forced into, or that had to wait, go on, and read all again
             queue.extendleft(row for row in batch if row.sample is None)
 
     def _generate(self, rows: list[Row]) -> None:
@@ -75,9 +78,11 @@ class Reference:
         def ended(*_: Any) -> Tensor:
             return ~torch.tensor(running, device=model.device)
 
+        # rows that have ended go on being padded, and there must be positions for that
+        longest = max(len(text) for text in texts)
         config = GenerationConfig(
             do_sample=False,
-            max_new_tokens=self.writer.max_new_tokens,
+            max_new_tokens=min(self.writer.max_new_tokens, self.writer.positions - longest),
             pad_token_id=self.policy.pad_token,
         )
         recommended = model.generation_config

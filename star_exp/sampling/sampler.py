@@ -29,8 +29,8 @@ class TextSampler(Sampler):
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    max_new_tokens: int = 96
-    batch_size: int = 256
+    max_new_tokens: int = 64
+    batch_size: int = 1000
     cache_gib: float | None = None
     engine: Literal["paged", "reference"] = "paged"
 
@@ -38,7 +38,7 @@ class TextSampler(Sampler):
         self.choice  # noqa: B018 - refuses what is out of range
         if self.max_new_tokens < 1 or self.batch_size < 1:
             raise ValueError("sampling.max_new_tokens and sampling.batch_size must be at least 1")
-        if self.cache_gib is not None and self.cache_gib <= 0:
+        if self.cache_gib is not None and not self.cache_gib > 0:
             raise ValueError(
                 f"sampling.cache_gib={self.cache_gib}: expected more than 0, or null for a share "
                 "of the free memory"

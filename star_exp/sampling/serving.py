@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from star_exp.errors import UserError
 from star_exp.sampling.attention import CACHE, NAME, PREFIX, QUESTION, ROW, SharedCache
+from star_exp.sampling.base import Policy
 from star_exp.sampling.pages import Ints, Layout, Pages
 
 
@@ -110,6 +111,8 @@ def serving(model: PreTrainedModel) -> Serving:
             with torch.no_grad():
                 known = _found(model)
                 _compare(model, known)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # a model may fail in any way on what it isn't made for
             raise UserError(
                 f"{type(model).__name__} can't be sampled with the paged engine: {error}. "
@@ -140,11 +143,12 @@ class _Seen(Cache):
 
 def _found(model: PreTrainedModel) -> Serving:
     config = model.config.get_text_config()
-    scaling = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if scaling in ("dynamic", "longrope"):
-        raise ValueError(
-            f"its rotary positions (rope_type={scaling!r}) depend on the longest row of a batch"
-        )
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for each in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
+        if each.get("rope_type") in ("dynamic", "longrope"):
+            raise ValueError(
+                f"its rotary positions ({each['rope_type']}) depend on the longest row of a batch"
+            )
     known = {"full_attention", "sliding_attention"}
     if unknown := set(getattr(config, "layer_types", None) or ()) - known:
         raise ValueError(f"it has layers of type {', '.join(sorted(unknown))}")
@@ -153,9 +157,12 @@ def _found(model: PreTrainedModel) -> Serving:
     if sorted(seen.shapes) != list(range(len(seen.shapes))) or not seen.shapes:
         raise ValueError(f"it caches keys and values of the layers {sorted(seen.shapes)} only")
     layers = tuple(seen.shapes[layer] for layer in sorted(seen.shapes))
+    registered = model._can_set_attn_implementation() and model._supports_attention_backend
+    if not registered and getattr(config, "sliding_window", None):
+        raise ValueError("its attention is its own, and has a window")
     return Serving(
         layout=Layout(layers, model.dtype, model.device),
-        registered=model._can_set_attn_implementation() and model._supports_attention_backend,
+        registered=registered,
         selects="logits_to_keep" in inspect.signature(model.forward).parameters,
         layers=_fast_layers(model),
     )
@@ -190,29 +197,14 @@ def _compare(model: PreTrainedModel, serving: Serving) -> None:
 _PREFIXES: WeakKeyDictionary[PreTrainedModel, tuple[object, Pages]] = WeakKeyDictionary()
 
 
-def known_prefix(model: PreTrainedModel, prefix: tuple[int, ...]) -> Pages | None:
-    """The keys and values of a prefix under the weights as they are now, where the last ones that
-    were noted for this model are those."""
-    key, pages = _PREFIXES.get(model, (None, None))
-    return pages if key == _weights(model, prefix) else None
+def known_prefix(policy: Policy, prefix: tuple[int, ...]) -> Pages | None:
+    """The keys and values of a prefix, where they were noted last for these weights of the model.
+    Only the caller knows whether they are the same: `policy.weights` says it."""
+    key, pages = _PREFIXES.get(policy.model, (None, None))
+    return pages if policy.weights is not None and key == (policy.weights, prefix) else None
 
 
-def note_prefix(model: PreTrainedModel, prefix: tuple[int, ...], pages: Pages) -> None:
+def note_prefix(policy: Policy, prefix: tuple[int, ...], pages: Pages) -> None:
     """The keys and values of a prefix that has been read; they are kept as long as the model is."""
-    _PREFIXES[model] = (_weights(model, prefix), pages)
-
-
-def _weights(model: PreTrainedModel, prefix: tuple[int, ...]) -> tuple[object, ...]:
-    """Names a prefix and weights; another name after each change of the weights. torch counts the
-    changes of a tensor; three values of each are looked at too, since writing through `.data` isn't
-    counted."""
-    weights = [weight.detach() for weight in model.parameters()]
-    looked_at = torch.stack(
-        [
-            weight.view(-1)[place].double()
-            for weight in weights
-            for place in (0, weight.numel() // 2, -1)
-        ]
-    )
-    counts = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
-    return prefix, model.dtype, counts, tuple(looked_at.tolist())
+    if policy.weights is not None:
+        _PREFIXES[policy.model] = ((policy.weights, prefix), pages)
