@@ -9,6 +9,7 @@ from typing import Any
 
 from star_exp.config.build import build
 from star_exp.metrics import metric
+from star_exp.sampling.ranges import RANGES
 
 Check = Callable[[dict[str, Any]], Iterator[str]]
 
@@ -32,16 +33,6 @@ AT_LEAST = {
     "trainer.devices": 1,
 }
 ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
-SAMPLER: dict[str, tuple[Callable[[float], bool], str]] = {  # those of samplers of your own, too
-    "temperature": (lambda x: x >= 0, "0 (greedy) or more"),
-    "top_p": (lambda x: 0 < x <= 1, "a share in (0, 1]; 1 is off"),
-    "top_k": (lambda x: x >= 0, "a number of tokens; 0 is off"),
-    "min_p": (lambda x: 0 <= x < 1, "a share in [0, 1); 0 is off"),
-    "repetition_penalty": (lambda x: x > 0, "more than 0; 1 is off"),
-    "max_new_tokens": (lambda x: x >= 1, "at least 1"),
-    "batch_size": (lambda x: x >= 1, "at least 1"),
-    "cache_gib": (lambda x: x > 0, "more than 0, or null for a share of the free memory"),
-}
 SET_BY_PROGRAM = {
     "max_epochs": "iterations=",
     "callbacks": "+callbacks.NAME={_target_: ...}",
@@ -75,7 +66,7 @@ def _ranges(config: dict[str, Any]) -> Iterator[str]:
         yield f"data.replay={share}: expected a share in [0, 1)"
     told = set()
     for where, sampler in _samplers(config):
-        for key, (right, expected) in SAMPLER.items():
+        for key, (right, expected) in RANGES.items():
             value = sampler.get(key)
             said = isinstance(value, int | float) and not right(value) and (key, value)
             if said and said not in told:  # of those that are set from one place, the first

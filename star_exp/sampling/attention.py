@@ -50,8 +50,8 @@ class Part:
     first: Tensor
     last: Tensor
     positions: Tensor
-    text: Tensor  # (T,) the text that a token reads, -1 for none
-    owner: Tensor  # (N,) the text that a page is part of
+    text: Ints  # (T,) the text that a token reads, -1 for none
+    owner: Ints  # (N,) the text that a page is part of
     used: int  # places of a page that any of the pages uses
     own: bool  # whether tokens of this call lie in these pages, so that some come too late
     queries: Tensor | None = None
@@ -81,14 +81,12 @@ class Part:
                 visible &= keys[:, None] > at[:, :, None] - window
         return torch.where(visible, 0.0, NOT)
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self) -> Tensor:
         """(T, N * L): the same, for all pages in a line."""
         keys = self.first[:, None] + torch.arange(self.used, device=self.first.device)
         at = self.positions[:, None, None]
         visible = (keys <= at) & (keys < self.last[:, None])
-        visible &= (self.text[:, None] == self.owner)[:, :, None]
-        if window is not None:
-            visible &= keys > at - window
+        visible &= _tensor(self.text[:, None] == self.owner, at.device)[:, :, None]
         return torch.where(visible, 0.0, NOT).flatten(1)
 
     def attend(
@@ -186,10 +184,23 @@ class Call:
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """(1, 1, T, S) additive: for models that are shown all pages in a line."""
-        return torch.cat([part.mask(None) for _, part in self.parts], -1).to(dtype)[None, None]
+        return torch.cat([part.mask() for _, part in self.parts], -1).to(dtype)[None, None]
 
 
-class SharedCache(Cache):
+class LineCache(Cache):
+    """A cache for calls that give the position of each token: it tells a model nothing of them."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+class SharedCache(LineCache):
     """The key-value cache of a model for texts on three levels.
 
     prefix: level 0: text 0, a single page, or no text. registered: whether the model calls
@@ -197,7 +208,7 @@ class SharedCache(Cache):
     """
 
     def __init__(self, layout: Layout, page: int, prefix: Pages, registered: bool = True):
-        super().__init__(layers=[])
+        super().__init__()
         self.layout, self.registered = layout, registered
         self.levels = [prefix, Pages(layout, page), Pages(layout, page)]
         self.question_of = np.zeros(0, np.int64)
@@ -268,8 +279,8 @@ class SharedCache(Cache):
             first=_tensor(first, device),
             last=_tensor(last, device),
             positions=positions,
-            text=_tensor(text_T, device),
-            owner=_tensor(owner, device),
+            text=text_T,
+            owner=owner,
             used=int(np.minimum(last - first, pages.size).max()),
             own=own,
         )
@@ -335,12 +346,6 @@ class SharedCache(Cache):
         total = (sums * weights).sum(1)
         out = (out * weights[..., None]).sum(1) / total[..., None]
         return out.reshape(1, count, heads, -1).to(query.dtype)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions are given with each call
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return query_length, 0
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from star_exp.sampling.noise import gumbel
+from star_exp.sampling.ranges import check
 
 BLOCK = 256  # tokens
 CANDIDATES = 1024  # a nucleus is looked for among so many first; few are larger
@@ -33,15 +34,7 @@ class Choice:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, good, expected in (
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-            ("top_p", 0 < self.top_p <= 1, "a share in (0, 1]; 1 is off"),
-            ("top_k", self.top_k >= 0, "a number of tokens; 0 is off"),
-            ("min_p", 0 <= self.min_p < 1, "a share in [0, 1); 0 is off"),
-            ("repetition_penalty", self.repetition_penalty > 0, "more than 0; 1 is off"),
-        ):
-            if not good:
-                raise ValueError(f"sampling.{name}={getattr(self, name)}: expected {expected}")
+        check(self)
 
     def __call__(
         self, logits_B_V: Tensor, seeds_B: Tensor, positions_B: Tensor, seen_B_V: Tensor | None

@@ -24,9 +24,7 @@ from torch import Tensor
 
 from star_exp.errors import UserError
 from star_exp.sampling.attention import PREFIX, QUESTION, ROW, SharedCache
-from star_exp.sampling.base import OnStop, Policy, Request, Sample
-from star_exp.sampling.choice import Choice
-from star_exp.sampling.ends import Ends
+from star_exp.sampling.base import Request, Sample
 from star_exp.sampling.pages import Pages
 from star_exp.sampling.rows import Row, Writer
 from star_exp.sampling.serving import known_prefix, note_prefix, serving
@@ -62,21 +60,11 @@ class Engine:
     free memory, 80% of a GPU's. The samples depend on neither.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        choice: Choice,
-        ends: Ends,
-        on_stop: OnStop | None,
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        cache_gib: float | None,
-    ):
-        self.writer = Writer(policy, choice, ends, on_stop, max_new_tokens)
-        self.model, self.serving = policy.model, serving(policy.model)
+    def __init__(self, writer: Writer, batch_size: int, cache_gib: float | None):
+        self.writer, self.model = writer, writer.policy.model
+        self.serving = serving(self.model)
         self.batch_size = batch_size
-        self.budget = free_memory(policy.model.device) if cache_gib is None else cache_gib * GIB
+        self.budget = free_memory(self.model.device) if cache_gib is None else cache_gib * GIB
         self.rows: list[QuestionRow] = []  # in the order of their texts in the cache
         self.questions: list[Question] = []  # likewise
         self.queue: deque[QuestionRow] = deque()  # more are made as it empties

@@ -12,28 +12,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from star_exp.sampling.base import OnStop, Policy, Request, Sample
-from star_exp.sampling.choice import Choice
-from star_exp.sampling.ends import Ends
+from star_exp.sampling.base import Request, Sample
 from star_exp.sampling.rows import Row, Writer
 
 
 class Reference:
-    """Draws the samples of one list of requests; see Engine, whose arguments it takes."""
+    """Draws the samples of one list of requests; see Engine. cache_gib: not regarded."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        choice: Choice,
-        ends: Ends,
-        on_stop: OnStop | None,
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        cache_gib: float | None = None,
-    ):
-        self.policy, self.batch_size = policy, batch_size
-        self.writer = Writer(policy, choice, ends, on_stop, max_new_tokens)
+    def __init__(self, writer: Writer, batch_size: int, cache_gib: float | None):
+        self.writer, self.policy, self.batch_size = writer, writer.policy, batch_size
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
         """(index of the request, its sample), in batches of prompts of like length."""

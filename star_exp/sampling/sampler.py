@@ -8,7 +8,9 @@ from star_exp.sampling.base import OnStop, Policy, Request, Sample, Sampler
 from star_exp.sampling.choice import Choice
 from star_exp.sampling.ends import Ends
 from star_exp.sampling.engine import Engine
+from star_exp.sampling.ranges import check
 from star_exp.sampling.reference import Reference
+from star_exp.sampling.rows import Writer
 
 ENGINES: dict[str, Callable[..., Engine | Reference]] = {"paged": Engine, "reference": Reference}
 
@@ -35,14 +37,7 @@ class TextSampler(Sampler):
     engine: Literal["paged", "reference"] = "paged"
 
     def __post_init__(self) -> None:
-        self.choice  # noqa: B018 - refuses what is out of range
-        if self.max_new_tokens < 1 or self.batch_size < 1:
-            raise ValueError("sampling.max_new_tokens and sampling.batch_size must be at least 1")
-        if self.cache_gib is not None and not self.cache_gib > 0:
-            raise ValueError(
-                f"sampling.cache_gib={self.cache_gib}: expected more than 0, or null for a share "
-                "of the free memory"
-            )
+        check(self)
         if self.engine not in ENGINES:
             raise ValueError(f"sampling.engine={self.engine}: expected one of {', '.join(ENGINES)}")
 
@@ -60,15 +55,8 @@ class TextSampler(Sampler):
         training = policy.model.training
         policy.model.eval()
         try:
-            engine = ENGINES[self.engine](
-                policy,
-                self.choice,
-                Ends(policy, stop),
-                on_stop,
-                max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size,
-                cache_gib=self.cache_gib,
-            )
-            yield from engine.run(requests)
+            ends = Ends(policy, stop)
+            writer = Writer(policy, self.choice, ends, on_stop, self.max_new_tokens)
+            yield from ENGINES[self.engine](writer, self.batch_size, self.cache_gib).run(requests)
         finally:
             policy.model.train(training)

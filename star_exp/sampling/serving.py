@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from star_exp.errors import UserError
-from star_exp.sampling.attention import CACHE, NAME, PREFIX, QUESTION, ROW, SharedCache
+from star_exp.sampling.attention import CACHE, NAME, PREFIX, QUESTION, ROW, LineCache, SharedCache
 from star_exp.sampling.base import Policy
 from star_exp.sampling.pages import Ints, Layout, Pages
 
@@ -122,23 +121,17 @@ def serving(model: PreTrainedModel) -> Serving:
     return known
 
 
-class _Seen(Cache):
+class _Seen(LineCache):
     """Notes what a model wants to be kept of each layer."""
 
     def __init__(self) -> None:
-        super().__init__(layers=[])
+        super().__init__()
         self.shapes: dict[int, tuple[int, int, int]] = {}
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         heads, width = key_states.shape[1], key_states.shape[3]
         self.shapes[layer_idx] = (heads, width, value_states.shape[3])
         return key_states, value_states
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return query_length, 0
 
 
 def _found(model: PreTrainedModel) -> Serving:
