@@ -54,6 +54,7 @@ class Part:
     owner: Ints  # (N,) the text that a page is part of
     used: int  # places of a page that any of the pages uses
     own: bool  # whether tokens of this call lie in these pages, so that some come too late
+    whole: bool = False  # whether the call's tokens are those of one page, from its first on
     queries: Tensor | None = None
     entries: Tensor | None = None
     absent: Tensor | None = None
@@ -114,11 +115,16 @@ class Part:
         else:
             asked = query[self.queries].transpose(1, 2).reshape(count, heads, -1, width)
         bias = self.bias(window)
-        same = width == values.shape[3]  # which flash attention asks for
+        # flash attention asks for this, and knows no other mask than the causal one
+        flash = width == values.shape[3] and softcap is None and query.device.type == "cpu"
+        if flash and self.whole and (window is None or window >= self.used):
+            wide = (each.repeat_interleave(group, 1) for each in (keys, values))
+            out, _ = _flash(query.flatten(1, 2).transpose(0, 1)[None], *wide, causal=True)
+            return out.transpose(1, 2).reshape(*query.shape[:3], -1)[:, None], out, out
         if alone:
             out = _weighted(_scores(asked, keys, softcap, bias, group).softmax(-1), values)
             maxima = sums = None
-        elif bias is None and softcap is None and same and query.device.type == "cpu":
+        elif flash and bias is None:
             out, maxima = _flash(asked, keys, values)
             sums = torch.ones_like(maxima)
         else:
@@ -164,11 +170,13 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
     return torch.bmm(weights.to(values.dtype), values.reshape(-1, *values.shape[2:]))
 
 
-def _flash(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The same on a CPU, where all is seen, in one pass: normalised, with the log of the sums. The
-    public scaled_dot_product_attention doesn't give the latter."""
+def _flash(
+    query: Tensor, keys: Tensor, values: Tensor, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The same on a CPU, where all is seen, or all before a token, in one pass: normalised, with
+    the log of the sums. The public scaled_dot_product_attention doesn't give the latter."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, scale=1.0
+        query, keys, values, is_causal=causal, scale=1.0
     )
 
 
@@ -285,6 +293,7 @@ class SharedCache(LineCache):
             own=own,
         )
         if level == PREFIX:
+            part.whole = own and len(text_T) == part.used
             return part
         # the tokens of each text, in a table with a row for each text
         order = np.argsort(text_T, kind="stable")[len(text_T) - int(reading.sum()) :]
