@@ -46,6 +46,9 @@ class Rollout:
     answer: what the completion answers, canonical; None where none could be read off.
     prompt_tokens: how many tokens were read before the first was written.
     truncated: the length limit came before the end; such a rollout is never trained on.
+    lenient: whether a looser reading of the text finds the right answer, truncated or not.
+    failed: what the checker failed with, None where it judged; then the rollout is neither right
+        nor wrong, and counts as not right.
     seed: of this sample alone; weights: fingerprint of the model that wrote it.
     """
 
@@ -65,6 +68,8 @@ class Rollout:
     seed: int
     weights: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    lenient: bool = False
+    failed: str | None = None
 
     @property
     def text(self) -> str:

@@ -51,6 +51,8 @@ SCHEMA = pa.schema(
         ("scores", NAMED_NUMBERS),
         ("seed", pa.int64()),
         ("weights", pa.string()),
+        ("lenient", pa.bool_()),
+        ("failed", pa.string()),
     ]
 )
 

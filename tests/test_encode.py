@@ -35,7 +35,7 @@ def rollout(*segments: Segment) -> Rollout:
 def test_the_completion_and_its_end_are_trained_on_and_the_prompt_is_not(policy):
     end = policy.tokenizer.eos_token_id
     tokens = (*policy.encode("#8"), end)
-    made = example(policy, "6+2=", rollout(Segment("#8", tokens)))
+    made = example(policy, policy.encode("6+2="), rollout(Segment("#8", tokens)))
     assert made.tokens == (*policy.encode("6+2="), *tokens)
     assert made.trained == (False,) * 4 + (True,) * 3
     batch = pad([made], policy.pad_token)
@@ -44,7 +44,9 @@ def test_the_completion_and_its_end_are_trained_on_and_the_prompt_is_not(policy)
 
 
 def test_a_sample_that_ended_with_a_stop_string_gets_the_end_token(policy):
-    made = example(policy, "6+2=", rollout(Segment("#8\n\n", policy.encode("#8\n\n"))))
+    made = example(
+        policy, policy.encode("6+2="), rollout(Segment("#8\n\n", policy.encode("#8\n\n")))
+    )
     assert made.tokens[-1] == policy.tokenizer.eos_token_id
     assert made.trained[-1]
 
@@ -55,13 +57,13 @@ def test_forced_segments_are_read_and_not_trained_on(policy):
         Segment("tool", policy.encode("tool"), sampled=False),
         Segment("b", policy.encode("b")),
     ]
-    made = example(policy, "", rollout(*parts))
+    made = example(policy, (), rollout(*parts))
     assert made.trained == (True, False, False, False, False, True, True)
 
 
 def test_tokens_are_those_that_were_sampled_and_not_tokenized_again(policy):
     odd = (99 % 98, 5, 5, 7)  # whatever a model wrote, in a cut that a tokenizer may not choose
-    made = example(policy, "x", rollout(Segment("not this text", odd)))
+    made = example(policy, policy.encode("x"), rollout(Segment("not this text", odd)))
     assert made.tokens[1:5] == odd
 
 

@@ -258,7 +258,7 @@ def test_the_first_interrupt_is_one_for_the_program_too(small_config, tmp_path, 
 
 
 def test_a_truncated_rollout_is_not_right_and_not_trained_on(small_config, finished):
-    from star_exp.callbacks.sampling import Work, to_rollout
+    from star_exp.callbacks.sampling import Drawn, Work, judged
     from star_exp.config.build import build
     from star_exp.sampling.base import Request, Sample
 
@@ -268,8 +268,8 @@ def test_a_truncated_rollout_is_not_right_and_not_trained_on(small_config, finis
     segment = Segment(text, policy.encode(text))
     for truncated in (False, True):
         sample = Sample((segment,), truncated)
-        work = Work("generate", 1, [problem])
-        made = to_rollout(task, work, problem, 0, Request((1,), 0), sample, "w")
+        work = Work(task, "generate", 1, 0, [problem])
+        (made,) = judged(work, [Drawn(problem, 0, Request((1,), 0), sample)], "w")
         assert made.answer == problem.answer
         assert made.correct is not truncated
 

@@ -43,6 +43,12 @@ class Evaluate(Phase):
     ) -> None:
         data = data_of(trainer)
         for split in splits:
-            work = Work(phase=split, iteration=iteration, problems=data.task.problems(split))
+            work = Work(
+                task=data.task,
+                phase=split,
+                iteration=iteration,
+                trained=iteration,
+                problems=data.task.problems(split),
+            )
             if work.problems:
                 sample_phase(trainer, module, data, work, self.sampler)

@@ -35,8 +35,10 @@ class Generate(Phase):
     ) -> None:
         data = data_of(trainer)
         work = Work(
+            task=data.task,
             phase=self.phase,
             iteration=iteration,
+            trained=iteration - 1,
             problems=self.todo(data, iteration),
             samples=self.samples,
             hinted=self.hinted,
@@ -79,7 +81,7 @@ class GoldAnswers(Phase):
 
         def answer(problem: Problem) -> Rollout:
             text = data.task.direct(problem)
-            given = data.task.answer(text)
+            (judgement,) = data.task.judge([(problem, text)])
             return Rollout(
                 problem=problem.id,
                 question=problem.question,
@@ -91,11 +93,13 @@ class GoldAnswers(Phase):
                 hinted=False,
                 prompt_tokens=0,
                 segments=(Segment(text, module.policy.encode(text)),),
-                answer=given,
-                correct=data.task.correct(problem, given),
+                answer=judgement.answer,
+                correct=judgement.correct,
                 truncated=False,
                 seed=0,
                 weights="gold",
+                lenient=judgement.lenient,
+                failed=judgement.failed,
             )
 
         write_phase(

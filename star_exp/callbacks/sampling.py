@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 
 from star_exp.callbacks.phase import announce
 from star_exp.data.rollouts import RolloutDataModule
+from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout
 from star_exp.sampling.base import Request, Sample, Sampler, fingerprint
@@ -25,10 +26,15 @@ Shards = Mapping[int, Sequence[Problem]]
 
 @dataclass(frozen=True)
 class Work:
-    """What a phase samples: `samples` rollouts of each problem, with the answer shown or not."""
+    """What a phase samples: `samples` rollouts of each problem, with the answer shown or not.
 
+    trained: iterations that the model has behind it: M_trained writes for `iteration`.
+    """
+
+    task: Task
     phase: str
     iteration: int
+    trained: int
     problems: Sequence[Problem]
     samples: int = 1
     hinted: bool = False
@@ -50,20 +56,20 @@ def sample_phase(
         asked, requests = [], []
         for shard, problems in shards.items():
             for problem in problems:
-                prompt = policy.encode(data.task.prompt(problem, work.hinted))
+                prompt = data.prompts.sampling(
+                    policy, work.task, problem, trained=work.trained, hint=work.hinted
+                )
                 for sample in range(work.samples):
                     seed = derive(data.seed, work.iteration, work.phase, problem.id, sample)
                     asked.append((shard, problem, sample))
                     requests.append(Request(prompt, seed))
-        drawn: dict[int, dict[int, Rollout]] = {shard: {} for shard in shards}
-        for index, sample in sampler.stream(policy, requests, data.task.stop):
+        drawn: dict[int, dict[int, Drawn]] = {shard: {} for shard in shards}
+        for index, sample in sampler.stream(policy, requests, work.task.stop):
             shard, problem, number = asked[index]
-            drawn[shard][index] = to_rollout(
-                data.task, work, problem, number, requests[index], sample, weights
-            )
+            drawn[shard][index] = Drawn(problem, number, requests[index], sample)
             if len(drawn[shard]) == len(shards[shard]) * work.samples:
                 whole = drawn.pop(shard)
-                yield shard, [whole[index] for index in sorted(whole)]
+                yield shard, judged(work, [whole[index] for index in sorted(whole)], weights)
 
     write_phase(
         trainer,
@@ -126,34 +132,53 @@ def write_phase(
     trainer.strategy.barrier(f"{phase} {iteration}")
 
 
-def to_rollout(
-    task: Task,
-    work: Work,
-    problem: Problem,
-    index: int,
-    request: Request,
-    sample: Sample,
-    weights: str,
-) -> Rollout:
-    """A sample as a rollout: its text, the answer read off, and whether that is right.
+@dataclass(frozen=True)
+class Drawn:
+    """A sample of a problem, the `number`-th, not judged yet."""
+
+    problem: Problem
+    number: int
+    request: Request
+    sample: Sample
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.sample.segments)
+
+
+def judged(work: Work, drawn: Sequence[Drawn], weights: str) -> list[Rollout]:
+    """Samples as rollouts: their texts, the answers read off, and whether those are right.
 
     A text that the length limit cut off is not right, whatever it says by then: it is not done.
+    UserError where the checker fails on more of them than the task allows.
     """
-    answer = task.answer("".join(segment.text for segment in sample.segments))
-    return Rollout(
-        problem=problem.id,
-        question=problem.question,
-        gold=problem.answer,
-        groups=problem.groups,
-        iteration=work.iteration,
-        phase=work.phase,
-        sample=index,
-        hinted=work.hinted,
-        prompt_tokens=len(request.prompt),
-        segments=sample.segments,
-        answer=answer,
-        correct=task.correct(problem, answer) and not sample.truncated,
-        truncated=sample.truncated,
-        seed=request.seed,
-        weights=weights,
-    )
+    judgements = work.task.judge([(each.problem, each.text) for each in drawn])
+    failures = [judgement.failed for judgement in judgements if judgement.failed is not None]
+    if len(failures) > work.task.max_failed * len(drawn):
+        raise UserError(
+            f"{work.phase} of iteration {work.iteration}: the check of the answer failed for "
+            f"{len(failures)} of {len(drawn)} rollouts, and at most {work.task.max_failed:.1%} may "
+            f"(task.max_failed). The first failed with: {failures[0]}"
+        )
+    return [
+        Rollout(
+            problem=each.problem.id,
+            question=each.problem.question,
+            gold=each.problem.answer,
+            groups=each.problem.groups,
+            iteration=work.iteration,
+            phase=work.phase,
+            sample=each.number,
+            hinted=work.hinted,
+            prompt_tokens=len(each.request.prompt),
+            segments=each.sample.segments,
+            answer=judgement.answer,
+            correct=judgement.correct and not each.sample.truncated,
+            truncated=each.sample.truncated,
+            seed=each.request.seed,
+            weights=weights,
+            lenient=judgement.lenient,
+            failed=judgement.failed,
+        )
+        for each, judgement in zip(drawn, judgements, strict=True)
+    ]

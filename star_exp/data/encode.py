@@ -26,13 +26,12 @@ class Example:
     trained: tuple[bool, ...]
 
 
-def example(policy: Policy, prompt: str, rollout: Rollout) -> Example:
-    """The rollout as an example after `prompt`, which shows no hint whatever it was sampled with.
+def example(policy: Policy, prompt: Sequence[int], rollout: Rollout) -> Example:
+    """The rollout as an example after a prompt, which shows no hint whatever it was sampled with.
 
     The end-of-text token is appended where the sample ended with a stop string, and is trained on.
     """
-    prompt_tokens = policy.encode(prompt)
-    tokens, trained = [*prompt_tokens], [False] * len(prompt_tokens)
+    tokens, trained = [*prompt], [False] * len(prompt)
     for segment in rollout.segments:
         tokens += segment.tokens
         trained += [segment.sampled] * len(segment.tokens)

@@ -14,6 +14,7 @@ from star_exp.data.encode import Example, example, pack, pad, text_example, trai
 from star_exp.errors import UserError
 from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
+from star_exp.prompts import Prompts
 from star_exp.records import Problem, Rollout
 from star_exp.sampling.base import Policy
 from star_exp.schedule import batches, draw, passes
@@ -49,6 +50,7 @@ class RolloutDataModule(pl.LightningDataModule):
         filters: Sequence[Filter],
         order: Order,
         phases: Sequence[str],
+        prompts: Prompts,
         batch_size: int,
         packing: bool = True,
         bucket: int = 1,
@@ -60,7 +62,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.task, self.store, self.clock, self.seed = task, store, clock, seed
         self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
         self.order, self.batch_size, self.bucket = order, batch_size, bucket
-        self.packing = packing
+        self.prompts, self.packing = prompts, packing
         self.replay, self.exemplars = replay, exemplars
         self.problems_per_iteration = problems_per_iteration
         self.num_examples = 0
@@ -142,10 +144,11 @@ class RolloutDataModule(pl.LightningDataModule):
     ) -> list[Example]:
         """Each rollout after the prompt of its problem, which is made here and shows no hint."""
         problems = {problem.id: problem for problem in self.problems(iteration)}
-        return [
-            example(policy, self.task.prompt(problems[rollout.problem]), rollout)
-            for rollout in rollouts
-        ]
+        prompts = {
+            name: self.prompts.training(policy, self.task, problems[name])
+            for name in {rollout.problem for rollout in rollouts}
+        }
+        return [example(policy, prompts[rollout.problem], rollout) for rollout in rollouts]
 
     def seed_examples(self, policy: Policy) -> list[Example]:
         """The seed rationales that the base model was made from, with and without hint."""

@@ -41,6 +41,14 @@ class Policy:
         pad = self.tokenizer.pad_token_id
         return pad if isinstance(pad, int) else min(self.end_tokens, default=0)
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """What every text begins with for this model: the beginning-of-text token, or nothing."""
+        token = self.tokenizer.bos_token_id
+        if not isinstance(token, int) or self.tokenizer.encode("")[:1] != [token]:
+            return ()
+        return (token,)
+
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 

@@ -15,13 +15,32 @@ class Exemplar:
     completion: str
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """How a completion was judged: right, wrong, or not at all.
+
+    answer: what it answers, in canonical form; None where no answer could be read off.
+    lenient: whether a looser reading finds the right answer; true wherever `correct` is.
+    failed: what the checker failed with; None where it judged.
+    """
+
+    answer: str | None
+    correct: bool
+    lenient: bool
+    failed: str | None = None
+
+
 class Task(ABC):
     """Pure functions of its settings: two tasks with the same settings hold the same problems.
 
     stop: strings that end a completion, beside the model's own end-of-text token.
+    separator: what stands between exemplars, and before the question, in a few-shot prompt.
+    max_failed: share of judgements that may fail before a run is stopped.
     """
 
     stop: tuple[str, ...] = ()
+    separator: str = "\n\n"
+    max_failed: float = 0.02
 
     @abstractmethod
     def problems(self, split: str) -> Sequence[Problem]:
@@ -29,15 +48,36 @@ class Task(ABC):
 
     @abstractmethod
     def prompt(self, problem: Problem, hint: bool = False) -> str:
-        """What the model reads. With `hint` the gold answer (only the answer) is shown too."""
+        """The question as the model reads it. With `hint` the gold answer (only it) is shown."""
 
     @abstractmethod
     def answer(self, completion: str) -> str | None:
         """What the completion answers, in canonical form; None where no answer can be read off."""
 
+    def loose_answer(self, completion: str) -> str | None:
+        """The same, read with more good will: what a reader would take for its answer."""
+        return self.answer(completion)
+
     def correct(self, problem: Problem, answer: str | None) -> bool:
         """Whether this is the right answer; None never is."""
         return answer is not None and answer == problem.answer
+
+    def judge(self, written: Sequence[tuple[Problem, str]]) -> list[Judgement]:
+        """Judges (problem, completion) pairs, in their order.
+
+        An exception is a check that failed, not a wrong answer. Tasks whose check may hang or take
+        much memory do it in worker processes (checking/workers.py).
+        """
+        return [self._judge(problem, completion) for problem, completion in written]
+
+    def _judge(self, problem: Problem, completion: str) -> Judgement:
+        try:
+            answer = self.answer(completion)
+            correct = self.correct(problem, answer)
+            lenient = correct or self.correct(problem, self.loose_answer(completion))
+        except Exception as error:  # a checker may fail in any way on what a model writes
+            return Judgement(None, False, False, f"{type(error).__name__}: {error}")
+        return Judgement(answer, correct, lenient)
 
     @abstractmethod
     def direct(self, problem: Problem) -> str:
@@ -46,6 +86,10 @@ class Task(ABC):
     @abstractmethod
     def exemplars(self, per_group: int) -> list[Exemplar]:
         """`per_group` seed rationales of each group, from the train side of the split."""
+
+    def shown(self, problem: Problem) -> Sequence[Exemplar]:
+        """The exemplars of a few-shot prompt for this problem, in their order."""
+        raise ValueError(f"{type(self).__name__} has no exemplars for a few-shot prompt")
 
     def exemplar_texts(self, per_group: int) -> list[tuple[str, str]]:
         """(prompt, rationale) of every seed rationale, without and with the answer shown."""
