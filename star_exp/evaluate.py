@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from star_exp.config.compose import compose
 from star_exp.config.validate import ConfigError, validate
 from star_exp.errors import UserError, did_you_mean
 from star_exp.files import write_json
+from star_exp.models.base import BaseModel
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout
 from star_exp.run import quiet_libraries
@@ -75,7 +77,7 @@ def evaluate(
     overrides, samples = _samples(overrides, samples)
     config = _changed(_config_of(run_dir), overrides)
     config["trainer"] |= {"devices": 1, "strategy": "auto", "num_nodes": 1}  # one process measures
-    validate(config)
+    validate(_without_splits(config))
     said = {
         "model": which,
         "samples": samples,
@@ -132,6 +134,12 @@ def _config_of(run_dir: Path) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(config, dict)
     return config  # type: ignore[return-value]
+
+
+def _without_splits(config: dict[str, Any]) -> dict[str, Any]:
+    """The config to validate: another task may lack the splits that the run was measured by."""
+    evaluate = {**config["callbacks"]["evaluate"], "splits": [], "final_splits": []}
+    return {**config, "patience": None, "callbacks": {**config["callbacks"], "evaluate": evaluate}}
 
 
 def _samples(overrides: list[str], samples: int | None) -> tuple[list[str], int]:
@@ -208,17 +216,19 @@ def _sampler(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 def _model(run_dir: Path, config: dict[str, Any], which: str) -> tuple[LanguageModel, int]:
     """The module with the weights that were asked for, and the iteration they are of."""
     final, path = run_dir / "model", run_dir / "checkpoints" / f"{which}.ckpt"
+    source: BaseModel = build(config["model"])
     if which == "last" and final.exists():
         results = json.loads((run_dir / "results.json").read_text())
-        return build(config["module"], base=final), results["final"]["iteration"]
+        module = build(config["module"], base=partial(source.load, final))
+        return module, results["final"]["iteration"]
     if which != "base" and not path.exists():
         raise UserError(f"{path} is not there: the run has no {which} model yet; --model base has")
-    if which == "base" or not final.exists():
+    if which == "base" or source.lora is not None or not final.exists():
         trained = build(_config_of(run_dir)["task"])  # the base was made with the run's own task
-        base = build(config["model"]).prepare(trained, Path(config["cache_dir"]), _say_step)
+        base = source.prepare(trained, Path(config["cache_dir"]), _say_step)
     else:
-        base = final  # its weights are replaced
-    module: LanguageModel = build(config["module"], base=base)
+        base = final  # what is trained in it is replaced
+    module: LanguageModel = build(config["module"], base=partial(source.load, base))
     if which == "base":
         return module, 0
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)

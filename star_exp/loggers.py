@@ -7,6 +7,7 @@ before a run directory exists.
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from star_exp.errors import UserError
-from star_exp.metrics import METRICS
+from star_exp.metrics import metric
 
 log = logging.getLogger("star_exp")
 
@@ -146,11 +147,9 @@ class RolloutWandbLogger(WandbLogger):
         """Lightning defines `*` over the global step, and a second glob is ignored: exact names."""
         if not self._defined:
             self.experiment.define_metric("iteration", hidden=True)
-        axes = {m.name: m.axis for m in METRICS}
-        for name in metrics:
-            axis = axes.get(name) or axes.get(name.rpartition("/")[0] + "/*")
-            if axis is not None and name not in self._defined:
-                self.experiment.define_metric(name, step_metric=axis)
+        for name in metrics.keys() - self._defined:
+            with suppress(KeyError):  # one that a callback of yours logs
+                self.experiment.define_metric(name, step_metric=metric(name).axis)
             self._defined.add(name)
 
 

@@ -11,6 +11,7 @@ import pytest
 from star_exp.cli import main
 from star_exp.config.compose import compose
 from star_exp.run import run
+from star_exp.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL
 from tests.test_run import results
 
@@ -73,6 +74,10 @@ def test_eval_measures_the_last_model_again_with_the_same_result(small_config, t
     assert again["iteration"] == 2
     for name in ("dev/accuracy", "test/accuracy", "ood/accuracy", "test/tokens"):
         assert again["metrics"][name] == final[name]
+    for name in ("dev/accuracy", "test/lenient_accuracy", "ood/accuracy/digits=3"):
+        low, high = again["intervals"][name]
+        assert low - 1e-9 <= again["metrics"][name] <= high + 1e-9
+    assert not [name for name in again["metrics"] if "@" in name]
     assert "95% interval" in capsys.readouterr().out
 
 
@@ -87,6 +92,51 @@ def test_eval_on_other_problems_with_another_model_and_decoding(small_config, tm
         "ood/accuracy/digits=2",
         "ood/accuracy/digits=3",
     }
+
+
+def test_eval_of_several_samples_gives_pass_and_majority_with_intervals(
+    small_config, tmp_path, capsys
+):
+    run(small_config(tmp_path, "variant=base", "iterations=0"), [])
+    words = ["sampling.samples=3", "sampling.temperature=0.7", "task.ood_digits=0"]
+    assert main(["eval", str(tmp_path), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "test, samples of each problem: 3" in shown
+    assert "ood: left out, the task has no problems in this split" in shown
+    path = next((tmp_path / "eval").glob("*/results.json"))
+    written = json.loads(path.read_text())
+    values = written["metrics"]
+    assert written["samples"] == 3 and "samples" not in written["decoding"]
+    assert set(written["n"]) == {"test"} and written["n"]["test"]["samples"] == 3
+    for name in (f"test/{what}@{k}" for what in ("pass", "majority") for k in (1, 2, 3)):
+        low, high = written["intervals"][name]
+        assert low - 1e-9 <= values[name] <= high + 1e-9
+        assert name.removeprefix("test/") in shown
+    assert values["test/pass@1"] == pytest.approx(values["test/accuracy"])
+    assert values["test/pass@1"] <= values["test/pass@2"] <= values["test/pass@3"]
+    again = ["--samples", "3", *words]  # the same said twice is the same evaluation
+    assert main(["eval", str(tmp_path), *again]) == 0
+    assert list((tmp_path / "eval").glob("*/results.json")) == [path]
+    assert json.loads(path.read_text()) == written
+
+
+def test_eval_does_not_ask_another_task_for_the_splits_of_the_run(
+    small_config, tmp_path, monkeypatch
+):
+    """As `task=svamp`, which has a test split only."""
+    run(small_config(tmp_path, "variant=base", "iterations=0"), [])
+    problems = Arithmetic.problems
+
+    def test_only(self, split):
+        if split in {"dev", "ood"}:
+            raise ValueError(f"no split {split!r}")
+        return problems(self, split)
+
+    monkeypatch.setattr(Arithmetic, "problems", test_only)
+    assert main(["eval", str(tmp_path)]) == 0
+    written = json.loads(next((tmp_path / "eval").glob("*/results.json")).read_text())
+    assert list(written["n"]) == ["test"]
+    assert main(["eval", str(tmp_path), "--splits", "test,ood"]) == 1
 
 
 def test_eval_takes_over_single_settings_of_sampling_and_measures_on_one_device(
@@ -112,6 +162,11 @@ def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys
         (["--model", "best"], "the run has no best model yet"),
         (["--splits", "dve"], "--splits dve: arithmetic has no split"),
         (["--samples", "0"], "--samples 0: expected at least 1"),
+        (["sampling.samples=many"], "sampling.samples=many: expected at least 1"),
+        (["sampling.samples=4", "--samples", "2"], "sampling.samples=4 and --samples 2 clash"),
+        (["sampling.samples=4"], "add sampling.temperature=0.7 or sampling=hot"),
+        (["sampling.sample=4"], "sampling.sample: there is no such key"),
+        (["task.ood_digits=0", "--splits", "test,ood"], "--splits ood: the task has no problems"),
     ):
         assert main(["eval", str(tmp_path / "run"), *words]) == 1
         assert said in capsys.readouterr().err

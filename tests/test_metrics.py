@@ -1,5 +1,7 @@
-"""Numbers counted by hand, by brute force, and by scipy's and sacrebleu's own functions."""
+"""Numbers counted by hand, by brute force, and by sacrebleu's own functions."""
 
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import product
 from random import Random
 
@@ -8,12 +10,17 @@ import pytest
 from star_exp.metrics import (
     METRICS,
     accuracy,
+    bootstrap_interval,
     by_group,
     coverage,
     distinct_n,
     distinct_share,
     diversity,
+    intervals,
+    majorities,
     metric,
+    passes,
+    per_problem,
     sampled,
     sampled_tokens,
     self_bleu,
@@ -39,6 +46,7 @@ ASKED = [
     ("dev", "accuracy"),
     ("test", "accuracy"),
     ("ood", "accuracy"),
+    ("ood/svamp", "accuracy"),
 ]
 
 
@@ -162,44 +170,102 @@ def test_self_bleu_of_many_texts_is_the_same_each_time_and_in_range():
     assert 0 <= value <= 1
 
 
-# Intervals
+# Several samples, and intervals
 
 
-@pytest.mark.parametrize("trials", [1, 2, 10, 499, 2500])
-def test_wilsons_interval_is_scipys(trials):
-    stats = pytest.importorskip("scipy.stats")
-    for successes in {0, 1, trials // 3, trials - 1, trials}:
-        theirs = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-        low, high = wilson_interval(successes, trials)
-        assert (low, high) == (
-            pytest.approx(theirs.low, abs=1e-6),
-            pytest.approx(theirs.high, abs=1e-6),
-        )
+def test_pass_and_majority_of_each_problem_by_hand():
+    """2 of 2 right; 1 of 2, which was cut off and doesn't vote; 0 of 2."""
+    assert passes(ROLLOUTS, 1) == {"train/0": 1, "train/1": 1 / 2, "train/2": 0}
+    assert passes(ROLLOUTS, 2) == {"train/0": 1, "train/1": 1, "train/2": 0}
+    cut = replace(ROLLOUTS[3], correct=False)  # as it is judged: a text cut off is not right
+    rollouts = [*ROLLOUTS[:3], cut, *ROLLOUTS[4:]]
+    assert majorities(rollouts, 2) == {"train/0": 1, "train/1": 0, "train/2": 0}
 
 
-def test_wilsons_interval_by_hand():
-    """0 of 10, z = 2: centre (0 + 4/20) / (1 + 4/10) = 1/7, and half of it is as wide."""
-    assert wilson_interval(0, 10, z=2) == (pytest.approx(0), pytest.approx(2 / 7))
+def test_a_problem_with_too_few_samples_is_an_error_and_not_left_out():
+    for of in (passes, majorities):
+        with pytest.raises(ValueError, match="k=3 of 2 samples"):
+            of([right("train/3", sample=sample) for sample in range(4)] + ROLLOUTS, 3)
 
 
-def test_an_interval_stays_between_0_and_1_and_holds_the_share():
-    for trials in range(1, 40):
-        for successes in range(trials + 1):
-            low, high = wilson_interval(successes, trials)
-            assert 0 <= low <= high <= 1
-            assert low - 1e-12 <= successes / trials <= high + 1e-12
+def test_one_sample_is_neither_pass_nor_majority():
+    for rollouts in (ROLLOUTS[::2], [*ROLLOUTS, right("train/3")]):  # also where one has but one
+        assert not [name for name in sampled("dev", rollouts, "accuracy") if "@" in name]
 
 
-def test_an_interval_without_trials_is_refused():
-    with pytest.raises(ValueError, match="at least one trial"):
-        wilson_interval(0, 0)
+def test_several_samples_are_measured_for_powers_of_two_and_all():
+    rollouts = [right("dev/0", sample=n) for n in range(6)]
+    rollouts += [wrong("dev/1", sample=n) for n in range(7)]
+    values = sampled("dev", rollouts, "accuracy")
+    assert {name: value for name, value in values.items() if "@" in name} == {
+        f"dev/{what}@{k}": 1 / 2 for what in ("pass", "majority") for k in (1, 2, 4, 6)
+    }
+
+
+def test_pass_at_1_majority_at_1_and_accuracy_are_one_number_and_coverage_is_pass_at_n():
+    rng = Random(3)
+    for _ in range(20):
+        rollouts = [
+            rng.choice([right, wrong])(f"dev/{problem}", sample=sample)
+            for problem in range(5)
+            for sample in range(4)
+        ]
+        values = sampled("dev", rollouts, "coverage")
+        assert values["dev/pass@1"] == values["dev/majority@1"]
+        assert values["dev/pass@1"] == pytest.approx(values["dev/accuracy"])
+        assert values["dev/pass@4"] == pytest.approx(values["dev/coverage"])
+        assert values["dev/pass@1"] <= values["dev/pass@2"] <= values["dev/pass@4"]
+
+
+def test_each_problem_counts_the_same_whatever_its_number_of_samples():
+    rollouts = [right("dev/0", sample=n) for n in range(6)]
+    rollouts += [wrong("dev/1", sample=n) for n in range(2)]
+    assert sampled("dev", rollouts, "accuracy")["dev/pass@1"] == 1 / 2
+    assert accuracy(rollouts) == 6 / 8
+
+
+def test_values_of_each_problem_have_the_logged_ones_as_mean():
+    values, means = per_problem(ROLLOUTS), sampled("dev", ROLLOUTS, "accuracy")
+    assert list(values) == [
+        *("accuracy", "lenient_accuracy", "pass@1", "pass@2", "majority@1", "majority@2")
+    ]
+    for name, of in values.items():
+        assert list(of) == ["train/0", "train/1", "train/2"]
+        assert sum(of.values()) / 3 == pytest.approx(means[f"dev/{name}"])
+
+
+def test_the_interval_of_single_samples_is_wilsons_by_group_too():
+    rollouts = [right(f"test/{n}", groups=ONE) for n in range(8)]
+    rollouts += [wrong(f"test/{n}", groups=TWO) for n in range(8, 20)]
+    assert intervals("test", rollouts) == {
+        "test/accuracy": wilson_interval(8, 20),
+        "test/lenient_accuracy": wilson_interval(0, 20),
+        "test/accuracy/digits=1": wilson_interval(8, 8),
+        "test/accuracy/digits=2": wilson_interval(0, 12),
+    }
+
+
+def test_the_interval_of_several_samples_is_the_bootstraps():
+    found = intervals("dev", ROLLOUTS)
+    assert found["dev/accuracy"] == bootstrap_interval([1, 1 / 2, 0])
+    assert found["dev/pass@2"] == bootstrap_interval([1, 1, 0])
+    assert found["dev/accuracy/digits=2"] == bootstrap_interval([1 / 2, 0])
+    means = sampled("dev", ROLLOUTS, "accuracy")
+    assert set(found) <= set(means)
+    assert all(low - 1e-9 <= means[name] <= high + 1e-9 for name, (low, high) in found.items())
+
+
+def test_no_rollouts_have_no_intervals():
+    assert intervals("dev", []) == {}
 
 
 # What is logged
 
 
 def test_what_a_phase_logs_by_hand():
-    values = sampled("generate", ROLLOUTS, "coverage") | diversity("generate", ROLLOUTS)
+    failed = [replace(rollout, failed="TimeoutError: 2 s") for rollout in ROLLOUTS[4:]]
+    rollouts = [replace(ROLLOUTS[0], lenient=True), *ROLLOUTS[1:4], *failed]
+    values = sampled("generate", rollouts, "coverage") | diversity("generate", rollouts)
     expected = {
         "generate/accuracy": 3 / 6,
         "generate/coverage": 2 / 3,
@@ -207,6 +273,13 @@ def test_what_a_phase_logs_by_hand():
         "generate/coverage/digits=2": 1 / 2,
         "generate/truncated": 1 / 6,
         "generate/unanswered": 1 / 6,
+        "generate/lenient_accuracy": 1 / 6,
+        "generate/check_failed": 2 / 6,
+        "generate/length": (6 + 6 + 4 * 4) / 6,
+        "generate/pass@1": 1 / 2,
+        "generate/pass@2": 2 / 3,
+        "generate/majority@1": 1 / 3,  # what was cut off doesn't vote
+        "generate/majority@2": 1 / 3,
         "generate/tokens": 6 + 6 + 4 * 4,
         "generate/prompt_tokens": 6 * 4,
         "generate/distinct_share": 5 / 6,
@@ -215,6 +288,12 @@ def test_what_a_phase_logs_by_hand():
     }
     assert {name: values.pop(name) for name in expected} == pytest.approx(expected)
     assert list(values) == ["generate/self_bleu"]
+
+
+def test_the_length_counts_forced_tokens_and_the_tokens_do_not():
+    made = right("t", segments=[segment("ab"), segment("cde", sampled=False), segment("f")])
+    values = sampled("dev", [made, made], "accuracy")
+    assert (values["dev/length"], values["dev/tokens"]) == (6, 6)
 
 
 def test_an_evaluation_logs_its_accuracy_by_group():
@@ -257,11 +336,14 @@ def test_without_rationalization_its_coverage_is_absent_and_not_zero():
 
 
 def test_everything_that_is_logged_is_registered():
-    both = [rollout(groups={"digits": "1", "operator": "+"}), *ROLLOUTS]
+    more = [rollout(groups={"digits": "1", "operator": "+"}, sample=sample) for sample in (2, 3)]
+    both = [*more, *ROLLOUTS]
     names = {name for phase, split in ASKED for name in sampled(phase, both, split)}
     names |= set(training(both, both, problems=4))
+    assert {"dev/pass@2", "ood/svamp/majority@2", "ood/svamp/accuracy/operator=+"} <= names
     for name in names:
-        assert metric(name).name.split("/")[:2] == name.split("/")[:2]
+        assert fnmatchcase(name, metric(name).name)
+        assert metric(name).name.count("/") == name.count("/")
 
 
 # The registry
@@ -286,11 +368,31 @@ def test_a_group_is_found_by_its_pattern():
     assert metric("train/coverage/operator=+").name == "train/coverage/*"
 
 
+@pytest.mark.parametrize(
+    ("name", "registered"),
+    [
+        ("dev/pass@4", "dev/pass@*"),
+        ("generate/majority@16", "generate/majority@*"),
+        ("ood/svamp/accuracy", "ood/*/accuracy"),
+        ("ood/svamp/pass@2", "ood/*/pass@*"),
+        ("ood/svamp/accuracy/steps=2", "ood/*/accuracy/*"),
+        ("ood/accuracy/digits=6", "ood/accuracy/*"),
+        ("faithful/early_answering/quarter=1", "faithful/early_answering/*"),
+        ("general/perplexity_change", "general/perplexity_change"),
+    ],
+)
+def test_a_name_is_found_by_its_pattern(name, registered):
+    assert metric(name).name == registered
+
+
 def test_the_metric_itself_is_not_taken_for_a_group():
     assert metric("dev/accuracy").name == "dev/accuracy"
 
 
-@pytest.mark.parametrize("name", ["dev/acuracy", "accuracy", "", "dev/loss/digits=4", "dev/"])
+@pytest.mark.parametrize(
+    "name",
+    ["dev/acuracy", "accuracy", "", "dev/loss/digits=4", "dev/", "dev/pass@", "ood/a/b/accuracy"],
+)
 def test_an_unknown_name_is_refused_with_the_place_to_register_it(name):
     with pytest.raises(KeyError, match=r"METRICS; register it there"):
         metric(name)

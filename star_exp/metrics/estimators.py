@@ -1,0 +1,132 @@
+"""What several samples of a problem say of it, and how sure a mean over problems is.
+
+pass_at_k(16, 3, k=4)                               0.607: one of 4 samples is right
+majority_at_k([("8", True), ("9", False)], k=2)     0.5: a tie, either may win
+bootstrap_interval([1.0, 0.25, 0.0, 0.75])          (0.125, 0.875)
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from statistics import fmean
+
+import numpy as np
+
+
+def sizes(samples: int) -> list[int]:
+    """The k that are measured of so many samples: 1, 2, 4, ... and all of them."""
+    return sorted({*(2**power for power in range(samples.bit_length())), samples})
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Chance that one or more of `k` samples drawn without replacement is right, in [0, 1].
+
+    Unbiased (Chen et al. 2021, arXiv:2107.03374, eq. 1). ValueError if not 1 <= k <= samples.
+    """
+    subsets = _subsets(samples, k)
+    return (subsets - math.comb(samples - right, k)) / subsets
+
+
+def majority_at_k(samples: Sequence[tuple[str | None, bool]], k: int) -> float:
+    """Chance that the commonest answer among `k` samples drawn without replacement is right.
+
+    Self-consistency (Wang et al. 2022, arXiv:2203.11171), its exact mean over all subsets.
+    samples: (answer, whether it is right) of each. None doesn't vote; without votes nothing wins.
+    Of answers with as many votes the one drawn first wins: each has the same chance. An answer
+    that was judged in two ways is right by the share of its judgements. So majority@1 is pass@1.
+    ValueError if not 1 <= k <= len(samples).
+    """
+    subsets = _subsets(len(samples), k)
+    votes = Counter(answer for answer, _ in samples if answer is not None)
+    right = Counter(answer for answer, judged in samples if judged and answer is not None)
+    won = Fraction(0)
+    for answer in right:
+        others = tuple(sorted(votes[other] for other in votes if other != answer))
+        ways = _ways_to_win(votes[answer], others, len(samples) - votes.total(), k)
+        won += ways * Fraction(right[answer], votes[answer])
+    return float(won / subsets)
+
+
+def _subsets(samples: int, k: int) -> int:
+    if not 1 <= k <= samples:
+        raise ValueError(f"k={k} of {samples} samples: expected 1 to {samples}")
+    return math.comb(samples, k)
+
+
+@lru_cache(maxsize=100_000)  # many problems have the same counts
+def _ways_to_win(votes: int, others: tuple[int, ...], silent: int, k: int) -> Fraction:
+    """Of the subsets of `k` samples, how many an answer wins; a tie of t answers counts 1/t.
+
+    votes, others: how many samples give this answer, and each other one; silent: give none.
+    """
+    won = Fraction(0)
+    for top in range(1, min(votes, k) + 1):  # it wins with so many
+        rivals = [count for count in others if count >= top]
+        free = silent + sum(others) - sum(rivals)  # samples that can't get in the way
+        ways = {(1, top): math.comb(votes, top)}  # by (answers with `top` votes, samples taken)
+        for rival in rivals:
+            ways = _with_rival(ways, rival, top, k)
+        for (tied, taken), number in ways.items():
+            won += Fraction(number * math.comb(free, k - taken), tied)
+    return won
+
+
+def _with_rival(
+    ways: Mapping[tuple[int, int], int], rival: int, top: int, k: int
+) -> Counter[tuple[int, int]]:
+    """The ways after 0 to `top` of a rival's samples are taken too."""
+    after: Counter[tuple[int, int]] = Counter()
+    for (tied, taken), number in ways.items():
+        for more in range(min(top, k - taken) + 1):
+            after[tied + (more == top), taken + more] += number * math.comb(rival, more)
+    return after
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95% score interval of a share (Wilson 1927). Raises ValueError without trials."""
+    if trials < 1:
+        raise ValueError("an interval needs at least one trial")
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    half /= 1 + z * z / trials
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_interval(
+    values: Iterable[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values`, one a problem (Efron 1979); 0.1 s for 1,319.
+
+    The same values in the same order give the same interval. ValueError if there are none.
+    """
+    of = np.fromiter(values, dtype=float)
+    if not of.size:
+        raise ValueError("an interval needs the value of at least one problem")
+    rng, block = np.random.default_rng(seed), max(1, 1_000_000 // of.size)  # numbers at a time
+    means = [
+        of[rng.integers(of.size, size=(min(block, resamples - start), of.size))].mean(axis=1)
+        for start in range(0, resamples, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference(
+    ours: Mapping[str, float], theirs: Mapping[str, float]
+) -> tuple[float, tuple[float, float]]:
+    """Mean of ours - theirs over problems, and its 95% bootstrap interval.
+
+    Both are {problem: value}, in any order; ValueError if not of the same problems.
+    """
+    if ours.keys() != theirs.keys():
+        odd = sorted(ours.keys() ^ theirs.keys())
+        raise ValueError(
+            f"{len(odd)} problems are in one of the two only, such as {odd[0]}: expected two "
+            "measurements of the same problems"
+        )
+    differences = [ours[problem] - theirs[problem] for problem in sorted(ours)]
+    interval = bootstrap_interval(differences)
+    return fmean(differences), interval

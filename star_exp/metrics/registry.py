@@ -1,0 +1,186 @@
+"""The one list of what is logged: name, unit, direction and meaning.
+
+W&B's `define_metric`, the table at a run's end, the report and docs/metrics.md are made from it.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """name: `phase/what`; a * stands for a group of the task (digits=4), a k or another task.
+
+    better: "up", "down" or "" where neither is better. axis: what it is plotted over.
+    """
+
+    name: str
+    unit: str
+    better: str
+    meaning: str
+    axis: str = "iteration"
+
+
+def _sampled(phase: str, whose: str) -> list[Metric]:
+    return [
+        Metric(f"{phase}/accuracy", "share", "up", f"{whose}: share of rollouts that are right"),
+        Metric(
+            f"{phase}/lenient_accuracy",
+            "share",
+            "up",
+            f"{whose}: share in which a looser reading finds the right answer",
+        ),
+        Metric(
+            f"{phase}/pass@*",
+            "share",
+            "up",
+            f"{whose}: chance that one of k samples of a problem is right (Chen et al. 2021)",
+        ),
+        Metric(
+            f"{phase}/majority@*",
+            "share",
+            "up",
+            f"{whose}: chance that the commonest answer of k samples is right (Wang et al. 2022)",
+        ),
+        Metric(
+            f"{phase}/truncated", "share", "down", f"{whose}: share cut off by the length limit"
+        ),
+        Metric(
+            f"{phase}/unanswered", "share", "down", f"{whose}: share that no answer was read off"
+        ),
+        Metric(
+            f"{phase}/check_failed", "share", "down", f"{whose}: share that could not be judged"
+        ),
+        Metric(
+            f"{phase}/length", "tokens", "", f"{whose}: mean length of a text, forced tokens too"
+        ),
+        Metric(f"{phase}/tokens", "tokens", "", f"{whose}: tokens sampled"),
+        Metric(f"{phase}/prompt_tokens", "tokens", "", f"{whose}: tokens read before sampling"),
+        Metric(f"{phase}/seconds", "s", "down", f"{whose}: wall time"),
+        Metric(f"{phase}/tokens_per_s", "tokens/s", "up", f"{whose}: tokens sampled a second"),
+    ]
+
+
+def _diverse(phase: str, whose: str) -> list[Metric]:
+    return [
+        Metric(
+            f"{phase}/distinct_share", "share", "up", f"{whose}: share of texts that are distinct"
+        ),
+        Metric(f"{phase}/distinct_4", "share", "up", f"{whose}: distinct token 4-grams over all"),
+        Metric(
+            f"{phase}/self_bleu", "share", "down", f"{whose}: BLEU-4 of each text against others"
+        ),
+    ]
+
+
+def _evaluated(phase: str, whose: str) -> list[Metric]:
+    return [
+        *_sampled(phase, whose),
+        Metric(f"{phase}/accuracy/*", "share", "up", "the same for one group of problems"),
+    ]
+
+
+def _faithful(test: str, done: str) -> list[Metric]:
+    """Tests of Lanham et al. 2023 (arXiv:2307.13702)."""
+    return [
+        Metric(
+            f"faithful/{test}",
+            "share",
+            "up",
+            f"share of answers that change when the rationale {done}: how far they depend on it",
+        ),
+        Metric(f"faithful/{test}/*", "share", "up", "the same for one part, such as quarter=1"),
+    ]
+
+
+METRICS: tuple[Metric, ...] = (
+    *_sampled("generate", "rationales written for the question alone"),
+    *_diverse("generate", "rationales written for the question alone"),
+    Metric("generate/coverage", "share", "up", "training problems solved without a hint"),
+    Metric("generate/coverage/*", "share", "up", "the same for one group of problems"),
+    *_sampled("rationalize", "rationales written with the answer shown"),
+    *_diverse("rationalize", "rationales written with the answer shown"),
+    Metric("rationalize/accuracy/*", "share", "up", "the same for one group of problems"),
+    Metric(
+        "rationalize/coverage", "share", "up", "problems solved only with the hint, of all drawn"
+    ),
+    Metric(
+        "rationalize/leaked",
+        "share",
+        "down",
+        "rationales written with the answer shown: share whose text speaks of the hint",
+    ),
+    Metric("train/coverage", "share", "up", "training problems with a right rationale, either way"),
+    Metric("train/coverage/*", "share", "up", "the same for one group of problems"),
+    Metric("train/examples", "rollouts", "", "rollouts that passed the filters"),
+    Metric("train/steps", "steps", "", "optimizer steps of this iteration"),
+    Metric("train/tokens", "tokens", "", "tokens trained on, prompts included, padding not"),
+    Metric("train/seconds", "s", "down", "wall time of fine-tuning"),
+    Metric("train/final_loss", "nats", "down", "mean loss a token, last tenth of the steps"),
+    Metric("train/loss", "nats", "down", "loss of a step, a token", axis="trainer/global_step"),
+    Metric("train/lr", "1", "", "learning rate of a step", axis="trainer/global_step"),
+    *_evaluated("dev", "held-out development problems"),
+    *_evaluated("test", "held-out test problems"),
+    *_evaluated("ood", "problems of a kind that was not trained on"),
+    *_evaluated("ood/*", "problems of another task"),
+    Metric("general/perplexity", "1", "down", "perplexity a token of held-out general text"),
+    Metric(
+        "general/perplexity_change",
+        "1",
+        "down",
+        "the same over that of the base model, less one: 0.1 is a tenth more",
+    ),
+    *_faithful("early_answering", "is cut off at a quarter, half or three quarters"),
+    *_faithful("mistake", "is given a mistake"),
+    *_faithful("filler", "is replaced by filler"),
+    Metric("cost/tokens", "tokens", "", "tokens generated and trained on since the start"),
+    Metric(
+        "cost/flops",
+        "FLOP",
+        "",
+        "2N a token read or generated and 6N a trained one, since the start; each prompt counts "
+        "whole, though shared beginnings are read once",
+    ),
+    Metric("cost/seconds", "s", "down", "wall time of all phases since the start"),
+    Metric(
+        "cost/accuracy_per_exaflop",
+        "share/EFLOP",
+        "up",
+        "dev/accuracy for each 1e18 of cost/flops",
+    ),
+)
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name; `dev/pass@4` by its pattern `dev/pass@*`. KeyError if none."""
+    for candidate in METRICS:
+        if candidate.name == name or _pattern(candidate.name).fullmatch(name):
+            return candidate
+    raise KeyError(f"metric {name!r} is not in star_exp.metrics.METRICS; register it there")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """A * stands for anything without a slash."""
+    return re.compile(re.escape(name).replace(r"\*", "[^/]+"))
+
+
+def markdown() -> str:
+    """docs/metrics.md: every metric by name. `python -m star_exp.metrics > docs/metrics.md`."""
+    arrows = {"up": "higher", "down": "lower", "": "-"}
+    rows = [
+        f"| `{m.name}` | {m.unit} | {arrows[m.better]} | `{m.axis}` | {m.meaning} |"
+        for m in METRICS
+    ]
+    head = [
+        "# Metrics",
+        "",
+        "Made from `star_exp.metrics.METRICS` by `python -m star_exp.metrics`; do not edit.",
+        "`/*` stands for the groups of the task, such as `digits=4`, and `ood/*/` for another",
+        "task, as in `ood/svamp/accuracy`. `@*` is the number k of samples drawn of each problem:",
+        "1, 2, 4, ... and all of them, where there are several. Evaluations are greedy, with one",
+        "sample of each problem, unless their sampler says otherwise.",
+        "",
+        "| name | unit | better | x axis | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"

@@ -1,0 +1,193 @@
+"""How rollouts give the numbers: pure functions over lists of rollouts."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from star_exp.metrics.estimators import (
+    bootstrap_interval,
+    majority_at_k,
+    pass_at_k,
+    sizes,
+    wilson_interval,
+)
+from star_exp.records import Rollout
+from star_exp.store import by_problem
+
+
+def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, float]:
+    """The metrics of one phase's rollouts; {} if there are none, never zeros.
+
+    pass@k and majority@k are among them where every problem has two samples or more.
+    split: the metric that is also given for each group of problems: "accuracy" or "coverage".
+    """
+    if not rollouts:
+        return {}
+    function = {"accuracy": accuracy, "coverage": coverage}[split]
+    values = {
+        "accuracy": accuracy(rollouts),
+        "lenient_accuracy": lenient_accuracy(rollouts),
+        "truncated": _share(rollout.truncated for rollout in rollouts),
+        "unanswered": _share(rollout.answer is None for rollout in rollouts),
+        "check_failed": _share(rollout.failed is not None for rollout in rollouts),
+        "length": fmean(len(rollout.tokens) for rollout in rollouts),
+        "tokens": float(sum(sampled_tokens(rollout) for rollout in rollouts)),
+        "prompt_tokens": float(sum(rollout.prompt_tokens for rollout in rollouts)),
+        split: function(rollouts),
+    }
+    values |= {name: fmean(of.values()) for name, of in _of_several(rollouts).items()}
+    values |= {f"{split}/{group}": function(part) for group, part in by_group(rollouts).items()}
+    return {f"{phase}/{name}": value for name, value in values.items()}
+
+
+def per_problem(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
+    """{"accuracy": {problem: value}, "lenient_accuracy": ..., "pass@1": ..., "majority@1": ...}."""
+    problems = by_problem(rollouts)
+    return {
+        "accuracy": {problem: accuracy(part) for problem, part in problems.items()},
+        "lenient_accuracy": {problem: lenient_accuracy(part) for problem, part in problems.items()},
+        **_of_several(rollouts),
+    }
+
+
+def intervals(phase: str, rollouts: Sequence[Rollout]) -> dict[str, tuple[float, float]]:
+    """95% intervals, over problems, of accuracy (of each group too), pass@k and majority@k.
+
+    Wilson's where each problem has one sample, else the bootstrap's. {} if there are none.
+    """
+    if not rollouts:
+        return {}
+    values = per_problem(rollouts)
+    for group, part in by_group(rollouts).items():
+        problems = by_problem(part)
+        values[f"accuracy/{group}"] = {name: values["accuracy"][name] for name in problems}
+    single = len(values["accuracy"]) == len(rollouts)
+    interval = _interval_of_flags if single else bootstrap_interval
+    return {f"{phase}/{name}": interval(of.values()) for name, of in values.items()}
+
+
+def passes(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
+    """pass@k of each problem. ValueError if one has fewer than `k` samples."""
+    return {
+        problem: pass_at_k(len(part), sum(rollout.correct for rollout in part), k)
+        for problem, part in by_problem(rollouts).items()
+    }
+
+
+def majorities(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
+    """majority@k of each problem. ValueError if one has fewer than `k` samples.
+
+    A text that was cut off doesn't vote: what it says last is not its answer.
+    """
+    return {
+        problem: majority_at_k(
+            [(None if rollout.truncated else rollout.answer, rollout.correct) for rollout in part],
+            k,
+        )
+        for problem, part in by_problem(rollouts).items()
+    }
+
+
+def diversity(phase: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How much the texts of a phase differ; {} if there are none."""
+    if not rollouts:
+        return {}
+    texts = [rollout.tokens for rollout in rollouts]
+    values = {"distinct_share": distinct_share(texts), "distinct_4": distinct_n(texts, 4)}
+    bleu = self_bleu(texts)
+    if bleu is not None:
+        values["self_bleu"] = bleu
+    return {f"{phase}/{name}": value for name, value in values.items()}
+
+
+def training(
+    generated: Sequence[Rollout], rationalized: Sequence[Rollout], problems: int
+) -> dict[str, float]:
+    """Coverage of the two ways to a rationale, over the `problems` that were drawn."""
+    values = {"train/coverage": coverage([*generated, *rationalized])}
+    for group, part in by_group([*generated, *rationalized]).items():
+        values[f"train/coverage/{group}"] = coverage(part)
+    if rationalized:
+        found = sum(any(r.correct for r in rs) for rs in by_problem(rationalized).values())
+        values["rationalize/coverage"] = found / problems
+    return values
+
+
+def by_group(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    """{"digits=4": its rollouts, ...} in sorted order."""
+    parts: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        for name, value in rollout.groups.items():
+            parts.setdefault(f"{name}={value}", []).append(rollout)
+    return dict(sorted(parts.items()))
+
+
+def accuracy(rollouts: Sequence[Rollout]) -> float:
+    """Share of rollouts that are right: pass@1, averaged over samples."""
+    return _share(rollout.correct for rollout in rollouts)
+
+
+def lenient_accuracy(rollouts: Sequence[Rollout]) -> float:
+    """Share of rollouts in which a looser reading finds the right answer."""
+    return _share(rollout.lenient for rollout in rollouts)
+
+
+def coverage(rollouts: Sequence[Rollout]) -> float:
+    """Share of problems with at least one right rollout."""
+    return _share(any(r.correct for r in rs) for rs in by_problem(rollouts).values())
+
+
+def sampled_tokens(rollout: Rollout) -> int:
+    return sum(len(segment.tokens) for segment in rollout.segments if segment.sampled)
+
+
+def distinct_share(texts: Sequence[tuple[int, ...]]) -> float:
+    """Number of distinct texts over number of texts, pooled over problems and samples."""
+    return len(set(texts)) / len(texts)
+
+
+def distinct_n(texts: Sequence[tuple[int, ...]], n: int) -> float:
+    """Distinct n-grams over all n-grams, pooled (Li et al. 2016, arXiv:1510.03055, section 5)."""
+    grams = Counter(text[start : start + n] for text in texts for start in range(len(text) - n + 1))
+    return len(grams) / max(1, sum(grams.values()))
+
+
+def self_bleu(texts: Sequence[tuple[int, ...]], hypotheses: int = 50) -> float | None:
+    """Mean BLEU-4 of a text against the others as references, in [0, 1]: 1 is no diversity.
+
+    Zhu et al. 2018 (arXiv:1802.01886), over tokens and on `hypotheses` texts drawn with a fixed
+    seed, since its cost is quadratic. None for fewer than two texts.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    if len(texts) < 2:
+        return None
+    chosen = random.Random(0).sample(list(texts), min(hypotheses, len(texts)))
+    lines = [" ".join(map(str, text)) for text in chosen]
+    bleu = BLEU(effective_order=True, tokenize="none")
+    scores = [
+        bleu.sentence_score(line, [*lines[:index], *lines[index + 1 :]]).score
+        for index, line in enumerate(lines)
+    ]
+    return sum(scores) / len(scores) / 100
+
+
+def _of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
+    """pass@k and majority@k of each problem, k up to the fewest samples; {} if that is one."""
+    fewest = min(len(part) for part in by_problem(rollouts).values())
+    ks = sizes(fewest) if fewest > 1 else []
+    return {
+        **{f"pass@{k}": passes(rollouts, k) for k in ks},
+        **{f"majority@{k}": majorities(rollouts, k) for k in ks},
+    }
+
+
+def _interval_of_flags(flags: Iterable[float]) -> tuple[float, float]:
+    flags = list(flags)
+    return wilson_interval(sum(flags), len(flags))
+
+
+def _share(flags: Iterable[bool]) -> float:
+    flags = list(flags)
+    return sum(flags) / len(flags)
