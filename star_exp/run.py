@@ -11,6 +11,7 @@ import platform
 import sys
 import warnings
 import zipfile
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from star_exp.config.build import build
 from star_exp.errors import CheckpointError
 from star_exp.files import replace_folder
 from star_exp.loggers import RunInfo
+from star_exp.models.base import save
+from star_exp.models.lora import num_adapter_weights
 from star_exp.modules.base import LanguageModel
 from star_exp.rundir import RunDirectory, is_main_process
 from star_exp.store import RolloutStore
@@ -65,12 +68,12 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> N
     task = build(config["task"])
     source = build(config["model"])
     progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
-    base = source.prepare(task, Path(config["cache_dir"]), progress)
+    folder = source.prepare(task, Path(config["cache_dir"]), progress)
     directory.note_data(fingerprints(task))
     _describe_base(console, directory, source.description(task))
 
     pl.seed_everything(config["seed"], verbose=False)
-    module: LanguageModel = build(config["module"], base=base)
+    module: LanguageModel = build(config["module"], base=partial(source.load, folder))
     data = build(
         config["data"],
         task=task,
@@ -104,7 +107,7 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> N
         raise
     _close_wandb(trainer, exit_code=0)
     if is_main_process():
-        _save_model(module, directory.root / "model")
+        _save_model(module, directory.root)
 
 
 def _close_wandb(trainer: pl.Trainer, exit_code: int) -> None:
@@ -174,11 +177,13 @@ def _last_checkpoint(root: Path) -> Path | None:
     return path
 
 
-def _save_model(module: LanguageModel, folder: Path) -> None:
-    """The final weights in Hugging Face format; the folder appears whole."""
-    with replace_folder(folder) as temporary:
-        module.model.save_pretrained(temporary)
-        module.tokenizer.save_pretrained(temporary)
+def _save_model(module: LanguageModel, root: Path) -> None:
+    """model/: the final weights in Hugging Face format; adapter/: the adapters alone, in PEFT's."""
+    with replace_folder(root / "model") as temporary:
+        save(module.policy, temporary)
+    if num_adapter_weights(module.model):
+        with replace_folder(root / "adapter") as temporary:
+            module.model.save_pretrained(temporary)
 
 
 class _BaseProgress:

@@ -15,7 +15,7 @@ from tests.conftest import SMALL
 from tests.test_run import results
 
 # in float64 nothing is near enough to a tie for the order of a sum to decide a token
-WORDS = (*SMALL, "module.dtype=float64", "logger=none", "callbacks.generate.problems_a_shard=10")
+WORDS = (*SMALL, "model.dtype=float64", "logger=none", "callbacks.generate.problems_a_shard=10")
 
 
 def command(folder: Path, cache: Path, *words: str) -> list[str]:

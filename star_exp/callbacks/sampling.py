@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from star_exp.callbacks.phase import announce
 from star_exp.data.rollouts import RolloutDataModule
 from star_exp.errors import UserError
+from star_exp.models.lora import merged
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout
 from star_exp.sampling.base import Request, Sample, Sampler, fingerprint
@@ -48,7 +49,10 @@ def sample_phase(
     work: Work,
     sampler: Sampler,
 ) -> None:
-    """Samples with the module's weights what the store lacks of `work`; all ranks take part."""
+    """Samples with the module's weights what the store lacks of `work`; all ranks take part.
+
+    Adapters are merged meanwhile, so that every engine finds plain linear layers.
+    """
     weights = fingerprint(module.model)
     policy = replace(module.policy, weights=weights)
 
@@ -71,16 +75,17 @@ def sample_phase(
                 whole = drawn.pop(shard)
                 yield shard, judged(work, [whole[index] for index in sorted(whole)], weights)
 
-    write_phase(
-        trainer,
-        data,
-        phase=work.phase,
-        iteration=work.iteration,
-        problems=work.problems,
-        weights=weights,
-        make=make,
-        problems_a_shard=work.problems_a_shard,
-    )
+    with merged(module.model):
+        write_phase(
+            trainer,
+            data,
+            phase=work.phase,
+            iteration=work.iteration,
+            problems=work.problems,
+            weights=weights,
+            make=make,
+            problems_a_shard=work.problems_a_shard,
+        )
 
 
 def write_phase(

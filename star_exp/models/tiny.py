@@ -11,7 +11,7 @@ kept in a cache under a hash of all that made it.
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,7 +104,7 @@ class TinyModel(BaseModel):
         with replace_folder(folder) as temporary:
             policy.model.save_pretrained(temporary)
             policy.tokenizer.save_pretrained(temporary)
-            (temporary / "base.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+            (temporary / "base.json").write_text(json.dumps(self._made_of(), indent=2) + "\n")
 
     def _config(self) -> LlamaConfig:
         return LlamaConfig(
@@ -123,8 +123,13 @@ class TinyModel(BaseModel):
         )
 
     def _hash(self, examples: list[tuple[str, str]]) -> str:
-        made_of = [__version__, torch.__version__, asdict(self), examples]
+        made_of = [__version__, torch.__version__, self._made_of(), examples]
         return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=6).hexdigest()
+
+    def _made_of(self) -> dict[str, Any]:
+        """Its own settings, without those that say how it is trained afterwards."""
+        later = {field.name for field in fields(BaseModel)}
+        return {name: value for name, value in asdict(self).items() if name not in later}
 
     def _train(self, policy: Policy, texts: list[tuple[str, str]], progress: Progress) -> None:
         examples = [text_example(policy, prompt, rationale) for prompt, rationale in texts]
