@@ -3,6 +3,7 @@
 star-exp run [OVERRIDES]             a run, or with -m several; the same command again resumes
 star-exp eval RUN_DIR [OVERRIDES]    a run's model on any task
 star-exp show RUN_DIR                look at its rollouts
+star-exp check task=...              grade a dataset's own answers
 """
 
 import os
@@ -21,6 +22,7 @@ star-exp: experiments on self-taught reasoners (STaR and its family)
       star-exp run --help                             the config groups and their choices
   star-exp eval RUN_DIR [OVERRIDES]   measure a finished run's model, also on another task
   star-exp show RUN_DIR [FILTERS]     browse what the model wrote; plain text in a pipe
+  star-exp check task=... [OVERRIDES] grade a dataset's own answers: is its checker right?
   star-exp --version
 
 Add --traceback to any command to see where an error came from.
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"star-exp {__version__}")
         return 0
-    commands = {"run": _run, "eval": _eval, "show": _show}
+    commands = {"run": _run, "eval": _eval, "show": _show, "check": _check}
     name, *arguments = argv
     if name not in commands:
         from star_exp.errors import did_you_mean
@@ -82,6 +84,12 @@ def _eval(arguments: list[str]) -> int:
 
 def _show(arguments: list[str]) -> int:
     from star_exp.show import main
+
+    return main(arguments)
+
+
+def _check(arguments: list[str]) -> int:
+    from star_exp.check import main
 
     return main(arguments)
 

@@ -14,7 +14,7 @@ class Problem:
     """A question whose answer is known.
 
     id: stable across runs, unique within a task: `train/17`.
-    answer: in the task's canonical form, what `Task.answer` must return for a right completion.
+    answer: in the task's canonical form, what `Task.extract` must return for a right completion.
     groups: what metrics are split by: {"digits": "4"} gives `dev/accuracy/digits=4`.
     """
 

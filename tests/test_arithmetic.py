@@ -151,7 +151,7 @@ def test_the_gold_rationale_and_the_direct_answer_are_graded_right(format_, oper
     arithmetic = task(format_, operator, base)
     for asked in arithmetic.problems("train")[:200]:
         for completion in (arithmetic.rationale(asked), arithmetic.direct(asked)):
-            answer = arithmetic.answer(completion)
+            answer = arithmetic.extract(completion)
             assert answer == asked.answer
             assert arithmetic.correct(asked, answer)
 
@@ -229,21 +229,21 @@ def test_the_longest_completion_is_no_shorter_than_any_rationale(format_, operat
 def test_a_completion_without_an_answer_is_graded_wrong(format_, completion):
     arithmetic = task(format_)
     asked = arithmetic.problem("train", 0)
-    assert not arithmetic.correct(asked, arithmetic.answer(completion))
+    assert not arithmetic.correct(asked, arithmetic.extract(completion))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_an_empty_completion_answers_nothing(format_):
-    assert task(format_).answer("") is None
+    assert task(format_).extract("") is None
 
 
 def test_an_unfinished_scratchpad_answers_nothing():
     unfinished = PAPER_RATIONALE.partition("</scratch>")[0]
-    assert Arithmetic(format="scratchpad").answer(unfinished) is None
+    assert Arithmetic(format="scratchpad").extract(unfinished) is None
 
 
 def test_compact_columns_without_an_answer_answer_nothing():
-    assert Arithmetic().answer(COMPACT_RATIONALE.partition("#")[0]) is None
+    assert Arithmetic().extract(COMPACT_RATIONALE.partition("#")[0]) is None
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -252,7 +252,7 @@ def test_the_rationale_of_another_sum_is_graded_wrong(format_):
     pool = arithmetic.problems("train")
     for asked, other in zip(pool[:200], pool[200:400], strict=True):
         if asked.answer != other.answer:
-            answer = arithmetic.answer(arithmetic.rationale(other))
+            answer = arithmetic.extract(arithmetic.rationale(other))
             assert not arithmetic.correct(asked, answer)
 
 
@@ -263,7 +263,7 @@ def test_an_answer_with_one_digit_changed_is_graded_wrong(format_):
         changed = str((int(asked.answer[-1]) + 1) % 10)
         gold = arithmetic.rationale(asked)
         assert gold[-1] == asked.answer[-1]
-        assert not arithmetic.correct(asked, arithmetic.answer(gold[:-1] + changed))
+        assert not arithmetic.correct(asked, arithmetic.extract(gold[:-1] + changed))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -271,8 +271,8 @@ def test_an_answer_with_a_digit_too_many_or_too_few_is_graded_wrong(format_):
     arithmetic = task(format_)
     for asked in arithmetic.problems("train")[:200]:
         gold = arithmetic.rationale(asked)
-        assert not arithmetic.correct(asked, arithmetic.answer(gold + "0"))
-        assert not arithmetic.correct(asked, arithmetic.answer(gold[:-1]))
+        assert not arithmetic.correct(asked, arithmetic.extract(gold + "0"))
+        assert not arithmetic.correct(asked, arithmetic.extract(gold[:-1]))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -282,7 +282,7 @@ def test_garbage_never_raises_and_is_graded_wrong(format_):
     asked = arithmetic.problem("train", 0)
     for _ in range(2000):
         garbage = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
-        assert not arithmetic.correct(asked, arithmetic.answer(garbage))
+        assert not arithmetic.correct(asked, arithmetic.extract(garbage))
 
 
 def test_no_answer_is_never_correct():
@@ -301,7 +301,7 @@ def test_an_answer_followed_by_the_end_of_the_document_is_read(format_):
     arithmetic = task(format_)
     for asked in arithmetic.problems("train")[:20]:
         completion = arithmetic.rationale(asked) + arithmetic.stop[0]
-        assert arithmetic.answer(completion) == asked.answer
+        assert arithmetic.extract(completion) == asked.answer
 
 
 # Splits
@@ -464,7 +464,7 @@ def test_exemplars_are_equally_many_for_each_length_and_graded_right():
     counts = Counter(exemplar.problem.groups["digits"] for exemplar in exemplars)
     assert set(counts.values()) == {7}
     for exemplar in exemplars:
-        assert arithmetic.answer(exemplar.completion) == exemplar.problem.answer
+        assert arithmetic.extract(exemplar.completion) == exemplar.problem.answer
 
 
 # The pool as a sequence

@@ -22,7 +22,7 @@ class Sums(Task):
     def prompt(self, problem, hint=False):
         return f"Q: {problem.question}{f' ({problem.answer})' * hint}\nA:"
 
-    def answer(self, completion):
+    def extract(self, completion):
         return completion.rpartition("#")[2] or None
 
     def direct(self, problem):

@@ -30,6 +30,7 @@ AT_LEAST = {
     "model.seed_rationales": 1,
     "model.steps": 1,
     "model.batch_size": 1,
+    "model.lora.rank": 0,
     "trainer.devices": 1,
 }
 ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
@@ -109,7 +110,8 @@ def _task(config: dict[str, Any]) -> Iterator[str]:
                     f"callbacks.evaluate.splits holds {split!r}, and the task has no problems in "
                     "it with these settings; leave it out"
                 )
-        for split in ("train", *config["callbacks"]["evaluate"]["final_splits"]):
+        trained = ("train",) if config["data"].get("phases") else ()
+        for split in (*trained, *config["callbacks"]["evaluate"]["final_splits"]):
             task.problems(split)[:1]
     except ValueError as error:
         yield str(error)
@@ -188,7 +190,7 @@ def _batch(config: dict[str, Any]) -> Iterator[str]:
             "out evenly; choose a batch size that the number of devices divides"
         )
     pool, drawn = config["task"].get("train_size"), config["data"].get("problems_per_iteration")
-    if pool is not None and drawn is not None and drawn > pool:
+    if pool is not None and drawn is not None and drawn > pool and config["data"].get("phases"):
         yield (
             f"data.problems_per_iteration={drawn} and task.train_size={pool} clash: no more "
             "problems can be drawn than there are; raise task.train_size"

@@ -31,6 +31,13 @@ def validate(config: dict[str, Any]) -> None:
         raise ConfigError("\n".join(faults))
 
 
+def validate_part(node: dict[str, Any], path: str) -> None:
+    """Raises ConfigError with every wrong key and type of one group's config, `path`."""
+    faults = list(_faults(node, path, node.get("_target_")))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 def _faults(node: dict[str, Any], path: str, target: Any) -> Iterator[str]:
     if not isinstance(target, str):
         yield f"{path}._target_={target!r}: expected the dotted path of a class or a function"

@@ -141,8 +141,8 @@ class Arithmetic(Task):
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         return self._format.prompt(self._parse(problem), hint)
 
-    def answer(self, completion: str) -> str | None:
-        return self._format.answer(completion)
+    def extract(self, completion: str) -> str | None:
+        return self._format.extract(completion)
 
     def direct(self, problem: Problem) -> str:
         return self._format.direct(self._parse(problem))
@@ -288,7 +288,7 @@ class Format(ABC):
     def direct(self, sum_: Sum) -> str: ...
 
     @abstractmethod
-    def answer(self, completion: str) -> str | None: ...
+    def extract(self, completion: str) -> str | None: ...
 
 
 class Compact(Format):
@@ -304,7 +304,7 @@ class Compact(Format):
     def direct(self, sum_: Sum) -> str:
         return f"#{sum_.answer}"
 
-    def answer(self, completion: str) -> str | None:
+    def extract(self, completion: str) -> str | None:
         return completion.rpartition("#")[2].strip() or None if "#" in completion else None
 
 
@@ -332,7 +332,7 @@ class Scratchpad(Format):
     def direct(self, sum_: Sum) -> str:
         return f"\n{_spaced(sum_.answer)}"
 
-    def answer(self, completion: str) -> str | None:
+    def extract(self, completion: str) -> str | None:
         """The line after </scratch>, or the first line where there is no scratchpad.
 
         Spaces between digits are not judged; the released code compares the line exactly.

@@ -51,12 +51,12 @@ class Task(ABC):
         """The question as the model reads it. With `hint` the gold answer (only it) is shown."""
 
     @abstractmethod
-    def answer(self, completion: str) -> str | None:
+    def extract(self, completion: str) -> str | None:
         """What the completion answers, in canonical form; None where no answer can be read off."""
 
-    def loose_answer(self, completion: str) -> str | None:
+    def extract_loosely(self, completion: str) -> str | None:
         """The same, read with more good will: what a reader would take for its answer."""
-        return self.answer(completion)
+        return self.extract(completion)
 
     def correct(self, problem: Problem, answer: str | None) -> bool:
         """Whether this is the right answer; None never is."""
@@ -72,9 +72,9 @@ class Task(ABC):
 
     def _judge(self, problem: Problem, completion: str) -> Judgement:
         try:
-            answer = self.answer(completion)
+            answer = self.extract(completion)
             correct = self.correct(problem, answer)
-            lenient = correct or self.correct(problem, self.loose_answer(completion))
+            lenient = correct or self.correct(problem, self.extract_loosely(completion))
         except Exception as error:  # a checker may fail in any way on what a model writes
             return Judgement(None, False, False, f"{type(error).__name__}: {error}")
         return Judgement(answer, correct, lenient)

@@ -1,0 +1,23 @@
+"""ASDiv (Miao et al. 2020, arXiv:2106.15772): diverse word problems of primary school.
+
+As papers mostly do, only rows whose answer is one number are problems: 2,094 of the 2,305. The
+others ask for a name, a time, a ratio, or several numbers.
+"""
+
+from dataclasses import dataclass
+
+from star_exp.checking.numbers import canonical
+from star_exp.tasks.sources import Row, text
+from star_exp.tasks.word_problem import WordProblem
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASDiv(WordProblem):
+    def wanted(self, row: Row) -> bool:
+        return canonical(self.gold(row)) is not None
+
+    def question(self, row: Row) -> str:
+        return f"{text(row, 'Body', 'body').strip()} {text(row, 'Question', 'question').strip()}"
+
+    def gold(self, row: Row) -> str:
+        return text(row, "Answer", "answer")

@@ -1,0 +1,260 @@
+"""Tasks whose problems are the rows of a dataset, from the hub or from local files.
+
+A subclass says how a row becomes a problem, how it is asked and how an answer is read off. Reading,
+bad rows, splits, sizes and exemplars are the same for all:
+
+    train     the source's train rows, but for those shown as exemplars
+    dev       the source's own, or `dev_share` of train, chosen by a hash of each problem's id
+    test      the source's own, or `test_share` of train, likewise
+    ood       none: other tasks are measured beside a run (conf/ood)
+
+A problem that is chosen by its id stays where it is, whatever the sizes and whichever rows are bad.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from star_exp.errors import UserError
+from star_exp.records import Problem
+from star_exp.schedule import draw
+from star_exp.seeds import derive
+from star_exp.tasks.base import Exemplar, Task
+from star_exp.tasks.sources import Row, RowError, Source, number, parsed, text
+
+BUILT_IN = Path(__file__).parent / "exemplars"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetTask(Task):
+    """
+    hub, config, revision: the dataset on the Hugging Face hub.
+    path: a local file, or a folder with a file for each split, instead of it; see sources.py.
+    splits: what the source calls our splits, {"train": "train", "test": "test"}; None: it has none.
+    dev_share, test_share: of train, where the source has no such split of its own.
+    train_size, dev_size, test_size: at most so many problems, drawn with `seed`; None: all.
+    on_bad_row: whether a row that can't be used ends the run or is left out and counted.
+    exemplars_from: numbers of train rows that hold a rationale of their own, or a file of
+        exemplars: JSON lines that are rows of the dataset's form with a "rationale", or
+        {"row": n, "answer": ..., "rationale": ...} for row n of train. A bare name is one of ours.
+    max_new_tokens: what sampling.max_new_tokens is, unless it is set.
+    max_failed: share of checks that may fail before the run is stopped.
+    """
+
+    hub: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    splits: Mapping[str, str | None] = field(
+        default_factory=lambda: {"train": "train", "test": "test"}
+    )
+    dev_share: float = 0.1
+    test_share: float = 0.0
+    train_size: int | None = None
+    dev_size: int | None = None
+    test_size: int | None = None
+    seed: int = 0
+    on_bad_row: Literal["raise", "skip"] = "raise"
+    exemplars_from: Sequence[int] | str | None = None
+    max_new_tokens: int = 256
+    max_failed: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("dev_share", "test_share", "max_failed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"task.{name}={getattr(self, name)}: expected a share in [0, 1]")
+        if self.dev_share + self.test_share >= 1:
+            raise ValueError(
+                f"task.dev_share={self.dev_share} and task.test_share={self.test_share} leave "
+                "nothing to train on; their sum must be less than 1"
+            )
+        for name in ("train_size", "dev_size", "test_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"task.{name}={size}: expected at least 1, or null for all")
+
+    # what a subclass says
+
+    @abstractmethod
+    def problem(self, row: Row, split: str) -> Problem:
+        """The problem of a row. RowError where the row can't be used."""
+
+    def wanted(self, row: Row) -> bool:
+        """Whether a row is of the kind that this task asks; others are left out without a word."""
+        return True
+
+    def own_rationale(self, row: Row) -> str:
+        """The rationale that a row of the dataset brings along, with its answer."""
+        raise RowError(f"{row.where}: these data have no rationales of their own")
+
+    def closing(self, problem: Problem) -> str:
+        """What a written rationale ends with: the answer, as `extract` reads it."""
+        return self.direct(problem)
+
+    def exemplar_problem(self, row: Row) -> Problem:
+        """The problem of a line of a file of exemplars: a row of the dataset's form."""
+        return self.problem(row, "exemplar")
+
+    # what is the same for all
+
+    @cached_property
+    def source(self) -> Source:
+        """A local file may be called by our name of a split, too: test.jsonl for ASDiv's."""
+        named = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
+        found = Source(
+            hub=self.hub, config=self.config, revision=self.revision, path=self.path, splits=named
+        )
+        if self.path is None:
+            return found
+        ours = replace(found, splits={name: name for name in named})
+        lacking = [name for name in named if not found.has(name) and ours.has(name)]
+        return replace(found, splits=named | {name: name for name in lacking})
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of a split; none for ood. ValueError where the source has no such split."""
+        if split == "ood":
+            return []
+        if split not in ("train", "dev", "test"):
+            raise ValueError(f"there is no split {split!r}; there are train, dev and test")
+        if split not in self._drawn:
+            size = getattr(self, f"{split}_size")
+            whole = self._of_split(split)
+            few = size is not None and size < len(whole)
+            self._drawn[split] = draw(whole, size if few else None, derive(self.seed, split))
+        return self._drawn[split]
+
+    def shown(self, problem: Problem) -> Sequence[Exemplar]:
+        if not self._exemplars:
+            raise ValueError(
+                "the task has no exemplars to show; give task.exemplars_from=FILE, or "
+                "data/prompts=bare"
+            )
+        return [e for e in self._exemplars if e.problem.question != problem.question]
+
+    def exemplars(self, per_group: int) -> list[Exemplar]:
+        return [*self._exemplars[:per_group]]
+
+    def _of_split(self, split: str) -> Sequence[Problem]:
+        if split != "train" and self.source.has(split):
+            return self._parsed(split)
+        if not self.source.has("train"):
+            cut = "" if split == "train" else ", and no train split to cut it off"
+            raise ValueError(f"{self.path or self.hub} has no split for {split!r}{cut}")
+        shares = {"dev": self.dev_share, "test": self.test_share}
+        cut = {name: share for name, share in shares.items() if not self.source.has(name)}
+        if split in cut and not cut[split]:
+            raise ValueError(
+                f"{self.path or self.hub} has no split for {split!r}; set task.{split}_share to "
+                "cut one off train"
+            )
+        shown = {exemplar.problem.question for exemplar in self._exemplars}
+        return [
+            problem
+            for problem in self._parsed("train")
+            if problem.question not in shown and _belongs(problem, cut) == split
+        ]
+
+    def _parsed(self, split: str) -> list[Problem]:
+        if split not in self._read:
+            found = self.source.rows(split)
+            rows = (row for row in found if isinstance(row, RowError) or self.wanted(row))
+            self._read[split], _ = parsed(
+                rows, lambda row: self.problem(row, split), self.on_bad_row
+            )
+        return self._read[split]
+
+    @cached_property
+    def _read(self) -> dict[str, list[Problem]]:
+        return {}
+
+    @cached_property
+    def _drawn(self) -> dict[str, Sequence[Problem]]:
+        return {}
+
+    # exemplars
+
+    @cached_property
+    def _exemplars(self) -> list[Exemplar]:
+        match self.exemplars_from:
+            case None:
+                return []
+            case str(name):
+                return self._from_file(_exemplar_file(name))
+            case numbers:
+                return [self._exemplar(row) for row in self._train_rows(numbers)]
+
+    def _exemplar(self, row: Row) -> Exemplar:
+        return Exemplar(self.problem(row, "exemplar"), self.own_rationale(row))
+
+    def _from_file(self, path: Path) -> list[Exemplar]:
+        """Exemplars in the order of the file; those named by number get their rows from train."""
+        lines = [row for row in Source(path=path, splits={"train": "train"}).rows("train")]
+        for line in lines:
+            if isinstance(line, RowError):
+                raise UserError(f"exemplars: {line}") from line
+        rows = [line for line in lines if isinstance(line, Row)]
+        try:
+            wanted = [int(number(row, "row")) for row in rows if "row" in row.fields]
+            found = iter(self._train_rows(wanted))
+            return [self._written(row, next(found) if "row" in row.fields else row) for row in rows]
+        except RowError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def _written(self, line: Row, row: Row) -> Exemplar:
+        problem = self.problem(row, "exemplar") if row is not line else self.exemplar_problem(row)
+        said = line.fields.get("answer")
+        if row is not line and said is not None and str(said) != problem.answer:
+            raise RowError(
+                f"{line.where}: the exemplar of row {row.number} has the answer {said!r}, and "
+                f"{row.where} has {problem.answer!r}: the data are not in the order that the file "
+                "was written for"
+            )
+        return Exemplar(problem, f" {text(line, 'rationale').strip()}{self.closing(problem)}")
+
+    def _train_rows(self, numbers: Sequence[int]) -> list[Row]:
+        """These rows of train, in this order. UserError for one that isn't there."""
+        if not numbers:
+            return []
+        found: dict[int, Row] = {}
+        for row in self.source.rows("train"):
+            if isinstance(row, Row) and row.number in numbers:
+                found[row.number] = row
+            if len(found) == len(set(numbers)):
+                break
+        missing = [number for number in numbers if number not in found]
+        if missing:
+            raise UserError(
+                f"task.exemplars_from names row {missing[0]} of train, which "
+                f"{self.path or self.hub} doesn't have"
+            )
+        return [found[number] for number in numbers]
+
+
+def _belongs(problem: Problem, cut: Mapping[str, float]) -> str:
+    """The split that a row of train is in: a hash of its id falls into one of the shares."""
+    place, edge = derive("split", problem.id) % 10**6 / 10**6, 0.0
+    for split, share in cut.items():
+        edge += share
+        if place < edge:
+            return split
+    return "train"
+
+
+def _exemplar_file(name: str) -> Path:
+    built_in = BUILT_IN / f"{name}.jsonl"
+    return built_in if "/" not in name and built_in.exists() else Path(name).expanduser()
+
+
+def identity(row: Row, split: str, *names: str) -> str:
+    """The id that the data give a row, or `split/number`."""
+    for name in names:
+        value: Any = row.fields.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, int):
+            return f"{split}/{value}"
+    return f"{split}/{row.number}"

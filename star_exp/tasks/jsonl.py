@@ -1,0 +1,102 @@
+r"""Your own problems, from a file: `star-exp run task=jsonl task.path=mine.jsonl`.
+
+    {"question": "...", "answer": "..."}        other names: task.question=, task.answer=
+
+The answer is read off a completion by a regular expression, by default the rest of the line behind
+`####`. Two numbers are compared as numbers, anything else as text without regard to case.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from star_exp.checking.numbers import canonical, last_number
+from star_exp.records import Problem
+from star_exp.tasks.dataset import DatasetTask, identity
+from star_exp.tasks.sources import Row, RowError, text, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines(DatasetTask):
+    """
+    question, answer: names of the fields; `a.b` is field b within field a.
+    groups: fields that metrics are split by.
+    pattern: regular expression whose last match in a completion holds the answer, as its first
+        group.
+    written: how an answer is written so that `pattern` finds it; exemplars end with it.
+    ask: how a question is put. shown: what a hint adds to the question.
+    ends: texts that end a completion.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    groups: Sequence[str] = ()
+    pattern: str = r"####\s*(.+)"
+    written: str = "\n#### {answer}"
+    ask: str = "Q: {question}\nA:"
+    shown_answer: str = " ({answer})"
+    ends: Sequence[str] = ("\n\n",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(
+                f"task.pattern={self.pattern!r} is no regular expression: {error}"
+            ) from error
+        if groups < 1:
+            raise ValueError(
+                f"task.pattern={self.pattern!r} has no group; put the part that is the answer in "
+                r"parentheses, as in '####\s*(.+)'"
+            )
+        for name, mark in (
+            ("ask", "{question}"),
+            ("written", "{answer}"),
+            ("shown_answer", "{answer}"),
+        ):
+            if mark not in getattr(self, name):
+                raise ValueError(f"task.{name}={getattr(self, name)!r}: expected {mark} in it")
+        if self.extract(self.written.replace("{answer}", "7")) != "7":
+            raise ValueError(
+                f"task.pattern={self.pattern!r} doesn't find the answer in task.written="
+                f"{self.written!r}: a model that learns from the one would be judged by the other"
+            )
+
+    @property
+    def stop(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.ends)
+
+    def problem(self, row: Row, split: str) -> Problem:
+        gold = value(row, self.answer)
+        if not isinstance(gold, str | int | float) or not (said := _plain(str(gold))):
+            raise RowError(f"{row.where}: {self.answer!r} is {gold!r}, expected text or a number")
+        groups = {name: str(value(row, name)) for name in self.groups}
+        return Problem(identity(row, split, "id"), text(row, self.question).strip(), said, groups)
+
+    def own_rationale(self, row: Row) -> str:
+        return " " + text(row, "rationale").strip()
+
+    def prompt(self, problem: Problem, hint: bool = False) -> str:
+        shown = self.shown_answer.replace("{answer}", problem.answer) if hint else ""
+        return self.ask.replace("{question}", problem.question + shown)
+
+    def direct(self, problem: Problem) -> str:
+        return " " + self.written.replace("{answer}", problem.answer).lstrip()
+
+    def closing(self, problem: Problem) -> str:
+        return self.written.replace("{answer}", problem.answer)
+
+    def extract(self, completion: str) -> str | None:
+        matches = [*re.finditer(self.pattern, completion)]
+        return (_plain(matches[-1][1] or "") or None) if matches else None
+
+    def extract_loosely(self, completion: str) -> str | None:
+        """The same; or, without a match, the last number of the text."""
+        return self.extract(completion) or last_number(completion)
+
+
+def _plain(text: str) -> str:
+    """Canonical form: of a number, or the text in lower case, without a full stop at its end."""
+    said = " ".join(text.split()).casefold().removesuffix(".").strip()
+    return canonical(said) or said
