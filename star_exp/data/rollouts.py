@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from star_exp.callbacks.phase import Phase, iteration_of, stopped_early
 from star_exp.clock import Clock
+from star_exp.curriculum import Earlier
 from star_exp.data.encode import Example, example, pack, pad, text_example, trained_tokens
+from star_exp.data.general import GeneralText
 from star_exp.errors import UserError
 from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
@@ -22,6 +25,7 @@ from star_exp.seeds import derive
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
+Curriculum = Callable[[Sequence[Problem], int, Earlier], Sequence[Problem]]  # curriculum.py
 Filter = Callable[[list[Rollout]], list[Rollout]]
 Order = Callable[[Sequence[str], int, int], list[int]]  # (group of each, draws, seed) -> indices
 Schedule = Callable[[int, int, int], int]  # (iteration, examples, batch size) -> optimizer steps
@@ -30,11 +34,14 @@ Collate = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 class RolloutDataModule(pl.LightningDataModule):
     """
-    problems_per_iteration: drawn anew for each iteration, None: all of the train split.
+    curriculum: which problems of the train split an iteration may draw, None: all.
+    problems_per_iteration: drawn anew from those for each iteration, at most; None: all of them.
     batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
     phases: whose rollouts are trained on, in this order; none: nothing is trained.
     replay: share of the draws that are seed rationales of the task, `exemplars` of each group, with
         and without the answer shown; see conf/data/rollouts.yaml.
+    general: windows of general text in the place of some draws of each step; None: no such text.
+        Schedule and replay count the draws that are left.
     packing: the examples of a step in one row without padding, not a padded row for each; the loss
         is the same. For models that can't read such a row see modules/packing.py.
     bucket: batches hold examples of like length, formed within this many steps' draws; 1: as drawn.
@@ -57,6 +64,8 @@ class RolloutDataModule(pl.LightningDataModule):
         replay: float = 0.0,
         exemplars: int = 0,
         problems_per_iteration: int | None = None,
+        curriculum: Curriculum | None = None,
+        general: GeneralText | None = None,
     ):
         super().__init__()
         self.task, self.store, self.clock, self.seed = task, store, clock, seed
@@ -64,17 +73,27 @@ class RolloutDataModule(pl.LightningDataModule):
         self.order, self.batch_size, self.bucket = order, batch_size, bucket
         self.prompts, self.packing = prompts, packing
         self.replay, self.exemplars = replay, exemplars
-        self.problems_per_iteration = problems_per_iteration
+        self.problems_per_iteration, self.curriculum = problems_per_iteration, curriculum
+        self.general, self.windows = general, general.windows(batch_size) if general else 0
+        self._drawn: dict[int, Sequence[Problem]] = {}
         self.num_examples = 0
         self.num_tokens = 0
 
     def problems(self, iteration: int) -> Sequence[Problem]:
         """The training problems of an iteration, the same whoever asks and whenever."""
-        return draw(
-            self.task.problems("train"),
-            self.problems_per_iteration,
-            derive(self.seed, "problems", iteration),
-        )
+        if iteration not in self._drawn:  # a curriculum may read many problems and rollouts
+            self._drawn = {iteration: self._draw(iteration)}
+        return self._drawn[iteration]
+
+    def _draw(self, iteration: int) -> Sequence[Problem]:
+        problems, most = self.task.problems("train"), self.problems_per_iteration
+        if self.curriculum is not None:
+            problems = self.curriculum(problems, iteration, self._generated)
+        size = None if most is None else min(most, len(problems))
+        return draw(problems, size, derive(self.seed, "problems", iteration))
+
+    def _generated(self, iteration: int) -> list[Rollout]:
+        return self.store.read(iteration, "generate")
 
     def train_dataloader(self) -> DataLoader:
         """Runs the phases of the coming iteration, and gives exactly the steps of its schedule.
@@ -108,10 +127,24 @@ class RolloutDataModule(pl.LightningDataModule):
 
     def training_set(self, policy: Policy, iteration: int) -> tuple[list[Example], list[list[int]]]:
         """The examples of an iteration, and for each optimizer step which of them it takes."""
+        seed = derive(self.seed, "order", iteration)
+        examples, steps = self._rollout_steps(policy, iteration, seed)
+        if self.general is not None:
+            texts = self.general.draw(policy, self.windows * len(steps), derive(seed, "general"))
+            drawn = iter(range(len(examples), len(examples) + len(texts)))
+            steps = [[*step, *islice(drawn, self.windows)] for step in steps]
+            examples += texts
+        self.num_tokens = sum(len(examples[index].tokens) for step in steps for index in step)
+        return examples, steps
+
+    def _rollout_steps(
+        self, policy: Policy, iteration: int, seed: int
+    ) -> tuple[list[Example], list[list[int]]]:
+        """The same without general text, which has its own places in a step."""
         rollouts = self.kept(iteration)
         examples = self.examples(policy, iteration, rollouts)
-        steps = self.schedule(iteration, len(examples), self.batch_size)
-        seed, draws = derive(self.seed, "order", iteration), steps * self.batch_size
+        size = self.batch_size - self.windows
+        draws = self.schedule(iteration, len(examples), size) * size
         replayed = self.seed_examples(policy) if self.replay else []
         places = range(len(examples), len(examples) + len(replayed))
         again = passes(places, int(draws * self.replay), seed) if replayed else []
@@ -120,8 +153,8 @@ class RolloutDataModule(pl.LightningDataModule):
         order = passes(order, draws, derive(seed, "mixed")) if again else order
         examples += replayed
         lengths = [len(example.tokens) for example in examples]
-        self.num_examples, self.num_tokens = len(rollouts), sum(lengths[index] for index in order)
-        return examples, batches(order, self.batch_size, lengths, self.bucket, seed)
+        self.num_examples = len(rollouts)
+        return examples, batches(order, size, lengths, self.bucket, seed)
 
     def kept(self, iteration: int) -> list[Rollout]:
         """The rollouts of the iteration's phases that pass the filters. UserError if none does."""

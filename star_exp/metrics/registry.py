@@ -119,6 +119,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/final_loss", "nats", "down", "mean loss a token, last tenth of the steps"),
     Metric("train/loss", "nats", "down", "loss of a step, a token", axis="trainer/global_step"),
     Metric("train/lr", "1", "", "learning rate of a step", axis="trainer/global_step"),
+    Metric("train/kl", "nats", "", "KL from the base model, a token", axis="trainer/global_step"),
     *_evaluated("dev", "held-out development problems"),
     *_evaluated("test", "held-out test problems"),
     *_evaluated("ood", "problems of a kind that was not trained on"),
