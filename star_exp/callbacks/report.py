@@ -17,6 +17,7 @@ from star_exp import metrics, summary
 from star_exp.callbacks.evaluate import Evaluate
 from star_exp.callbacks.phase import Phase, data_of, trained_iterations
 from star_exp.files import write_json, write_text
+from star_exp.leakage import leaked_share
 from star_exp.loggers import RolloutWandbLogger
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Rollout
@@ -28,6 +29,7 @@ TABLE = (
     *("iteration", "phase", "problem", "question", "gold", "answer", "correct"),
     *("hinted", "truncated", "logprob", "text"),
 )
+UNNAMED = ("answers", "perplexity", "faithful")  # their seconds are part of the total alone
 LONGEST_TEXT = 2000  # characters of a rationale in a table
 
 
@@ -69,8 +71,8 @@ class Report(Phase):
         values = self._evaluated(trainer, iteration)
         values |= self._timed(clock.seconds(iteration), values)
         new = {name: value for name, value in values.items() if name not in lines[iteration]}
-        more = sum(value for name, value in new.items() if name.endswith("/seconds"))
-        new["cost/seconds"] = lines[iteration]["cost/seconds"] + more
+        before = lines.get(iteration - 1, {}).get("cost/seconds", 0.0)
+        new["cost/seconds"] = before + sum(clock.seconds(iteration).values())
         if len(new) > 1:
             self._log(trainer, iteration, new)
         lines[iteration] |= new
@@ -104,10 +106,16 @@ class Report(Phase):
             values |= metrics.diversity(phase, rollouts[phase])
         if rollouts["generate"]:
             values |= metrics.training(rollouts["generate"], rollouts["rationalize"], drawn)
+        if rollouts["rationalize"]:
+            values["rationalize/leaked"] = leaked_share(rollouts["rationalize"])
         values |= trained
         values |= self._evaluated(trainer, iteration)
-        values |= self._timed(data.clock.seconds(iteration), values)
-        values |= self._cost(lines.get(iteration - 1, {}), values, module)
+        seconds = data.clock.seconds(iteration)
+        values |= self._timed(seconds, values)
+        values |= self._cost(lines.get(iteration - 1, {}), values, module, sum(seconds.values()))
+        if values["cost/flops"] and "dev/accuracy" in values:
+            spent = values["cost/flops"] / 1e18
+            values["cost/accuracy_per_exaflop"] = values["dev/accuracy"] / spent
         lines[iteration] = {"iteration": iteration, **values}
         # logged before it is written: what a kill cuts off is said twice by W&B, and not left out
         self._log(trainer, iteration, values)
@@ -116,35 +124,45 @@ class Report(Phase):
         self._write(lines, module, data.clock)
 
     def _evaluated(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
-        """Metrics of every split that was measured at this iteration."""
+        """What was measured at this iteration: every split, and what other callbacks tell.
+
+        These have a method `measured(trainer, iteration)` that gives the metrics by name.
+        """
         data, values = data_of(trainer), {}
         for evaluate in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(evaluate, Evaluate):
                 for split in (*evaluate.splits, *evaluate.final_splits):
                     rollouts = data.store.read(iteration, split)
                     values |= metrics.sampled(split, rollouts, "accuracy")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            measured = getattr(callback, "measured", None)
+            if measured is not None:
+                values |= measured(trainer, iteration)
         return values
 
     @staticmethod
     def _timed(seconds: dict[str, float], values: dict[str, float]) -> dict[str, float]:
         timed: dict[str, float] = {}
         for phase, passed in seconds.items():
-            if phase != "answers":
-                timed[f"{phase}/seconds"] = passed
-            if f"{phase}/tokens" in values and phase != "train" and passed:
-                timed[f"{phase}/tokens_per_s"] = values[f"{phase}/tokens"] / passed
+            name = phase.replace("-", "/", 1)  # ood-svamp has ood/svamp/accuracy
+            if not phase.startswith(UNNAMED):
+                timed[f"{name}/seconds"] = passed
+            if f"{name}/tokens" in values and phase != "train" and passed:
+                timed[f"{name}/tokens_per_s"] = values[f"{name}/tokens"] / passed
         return timed
 
     @staticmethod
     def _cost(
-        before: dict[str, float], values: dict[str, float], module: LanguageModel
+        before: dict[str, float],
+        values: dict[str, float],
+        module: LanguageModel,
+        seconds: float,
     ) -> dict[str, float]:
         """Totals since the start; 2N FLOPs forward, 4N backward (Kaplan et al. 2020, 2.1)."""
         written = sum(values.get(f"{phase}/tokens", 0) for phase in ("generate", "rationalize"))
         read = sum(values.get(f"{phase}/prompt_tokens", 0) for phase in ("generate", "rationalize"))
         trained = values.get("train/tokens", 0)
         flops = module.num_weights * (2 * (written + read) + 6 * trained)
-        seconds = sum(value for name, value in values.items() if name.endswith("/seconds"))
         spent = {"cost/tokens": written + trained, "cost/flops": flops, "cost/seconds": seconds}
         return {name: before.get(name, 0) + value for name, value in spent.items()}
 
