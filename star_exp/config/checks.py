@@ -31,6 +31,7 @@ AT_LEAST = {
     "model.steps": 1,
     "model.batch_size": 1,
     "model.lora.rank": 0,
+    "module.kl_to_base": 0,
     "trainer.devices": 1,
 }
 ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
@@ -188,12 +189,6 @@ def _batch(config: dict[str, Any]) -> Iterator[str]:
         yield (
             f"data.batch_size={size} and trainer.devices={devices} clash: a step's batch is shared "
             "out evenly; choose a batch size that the number of devices divides"
-        )
-    pool, drawn = config["task"].get("train_size"), config["data"].get("problems_per_iteration")
-    if pool is not None and drawn is not None and drawn > pool and config["data"].get("phases"):
-        yield (
-            f"data.problems_per_iteration={drawn} and task.train_size={pool} clash: no more "
-            "problems can be drawn than there are; raise task.train_size"
         )
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
     if accumulate != 1:

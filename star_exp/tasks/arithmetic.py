@@ -147,6 +147,9 @@ class Arithmetic(Task):
     def direct(self, problem: Problem) -> str:
         return self._format.direct(self._parse(problem))
 
+    def answer_lead(self) -> str:
+        return self._format.lead
+
     def rationale(self, problem: Problem) -> str:
         """The reference rationale: what seed rationales are, and nothing that the loop sees."""
         return self._format.rationale(self._parse(problem))
@@ -276,7 +279,9 @@ class Pool(Sequence[Problem]):
 
 
 class Format(ABC):
-    """How a sum is asked, reasoned about and answered, as text."""
+    """How a sum is asked, reasoned about and answered, as text. lead: what precedes the answer."""
+
+    lead: str
 
     @abstractmethod
     def prompt(self, sum_: Sum, hint: bool) -> str: ...
@@ -294,6 +299,8 @@ class Format(ABC):
 class Compact(Format):
     """For each column: both digits, the digit written, the carry. Then # and the answer."""
 
+    lead = "#"
+
     def prompt(self, sum_: Sum, hint: bool) -> str:
         return f"{sum_.answer}:{sum_}=" if hint else f"{sum_}="
 
@@ -310,6 +317,8 @@ class Compact(Format):
 
 class Scratchpad(Format):
     """The paper's, after Nye et al. 2021 (arXiv:2112.00114), for any number of digits."""
+
+    lead = "\n</scratch>\n"
 
     def prompt(self, sum_: Sum, hint: bool) -> str:
         return f"Input:\n{self._expression(sum_)}\nTarget:" + (

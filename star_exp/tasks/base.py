@@ -91,6 +91,11 @@ class Task(ABC):
         """The exemplars of a few-shot prompt for this problem, in their order."""
         raise ValueError(f"{type(self).__name__} has no exemplars for a few-shot prompt")
 
+    def answer_lead(self) -> str:
+        """What stands right before the answer in a completion, "" where that is not known: put
+        behind a part of a rationale, it makes a model answer at once."""
+        return ""
+
     def exemplar_texts(self, per_group: int) -> list[tuple[str, str]]:
         """(prompt, rationale) of every seed rationale, without and with the answer shown."""
         return [

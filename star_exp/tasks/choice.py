@@ -62,6 +62,9 @@ class Choice(DatasetTask):
             f" Therefore, the answer is {choice.removeprefix(mark).rstrip('.')} ({problem.answer})."
         )
 
+    def answer_lead(self) -> str:
+        return " Therefore, the answer is"
+
     def extract(self, completion: str) -> str | None:
         """The letter that the first line ends with, as `(e).`; the released code reads it there."""
         lines = completion.strip().splitlines()

@@ -4,14 +4,14 @@ A subclass says how a row becomes a problem, how it is asked and how an answer i
 bad rows, splits, sizes and exemplars are the same for all:
 
     train     the source's train rows, but for those shown as exemplars
-    dev       the source's own, or `dev_share` of train, chosen by a hash of each problem's id
+    dev       the source's own, or `dev_share` of train, chosen by a hash of each question
     test      the source's own, or `test_share` of train, likewise
     ood       none: other tasks are measured beside a run (conf/ood)
 
-A problem that is chosen by its id stays where it is, whatever the sizes and whichever rows are bad.
+So a problem stays where it is, whatever the sizes and whichever rows are bad, and a question that
+occurs twice isn't trained on and measured.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,7 +192,7 @@ class DatasetTask(Task):
 
     def _from_file(self, path: Path) -> list[Exemplar]:
         """Exemplars in the order of the file; those named by number get their rows from train."""
-        lines = [row for row in Source(path=path, splits={"train": "train"}).rows("train")]
+        lines = list(Source(path=path, splits={"train": "train"}).rows("train"))
         for line in lines:
             if isinstance(line, RowError):
                 raise UserError(f"exemplars: {line}") from line
@@ -235,8 +235,8 @@ class DatasetTask(Task):
 
 
 def _belongs(problem: Problem, cut: Mapping[str, float]) -> str:
-    """The split that a row of train is in: a hash of its id falls into one of the shares."""
-    place, edge = derive("split", problem.id) % 10**6 / 10**6, 0.0
+    """The split that a row of train is in: a hash of its question falls into one of the shares."""
+    place, edge = derive("split", problem.question) % 10**6 / 10**6, 0.0
     for split, share in cut.items():
         edge += share
         if place < edge:

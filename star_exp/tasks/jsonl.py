@@ -87,6 +87,9 @@ class JsonLines(DatasetTask):
     def closing(self, problem: Problem) -> str:
         return self.written.replace("{answer}", problem.answer)
 
+    def answer_lead(self) -> str:
+        return self.written.partition("{answer}")[0].rstrip()
+
     def extract(self, completion: str) -> str | None:
         matches = [*re.finditer(self.pattern, completion)]
         return (_plain(matches[-1][1] or "") or None) if matches else None

@@ -62,6 +62,9 @@ class Math(DatasetTask):
     def closing(self, problem: Problem) -> str:
         return ""  # the rationale of an exemplar boxes its answer itself
 
+    def answer_lead(self) -> str:
+        return r"\boxed{"
+
     def extract(self, completion: str) -> str | None:
         r"""What the last \boxed{...} holds."""
         found = boxed(completion)

@@ -7,12 +7,11 @@ a few tasks, by a function of the problem (EXPLAINED). For the others exemplars 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from star_exp.checking.workers import Workers
-from star_exp.errors import UserError, did_you_mean
+from star_exp.errors import UserError
 from star_exp.records import Problem
 from star_exp.seeds import derive
 from star_exp.tasks.base import Exemplar, Judgement, Task
@@ -86,19 +85,15 @@ class ReasoningGym(Task):
         return Problem(f"{split}/{index}", question, answer, groups)
 
     def _entries(self, split: str, size: int) -> list[tuple[int, Entry]]:
-        dataset = _dataset(self.name, _frozen(self._settings), self._seed(split), size)
-        return list(enumerate(dataset))
+        made = _gym().dataset(self.name, self._settings, self._seed(split), size)
+        return list(enumerate(made))
 
     def _seed(self, split: str) -> int:
         return derive(self.seed, "reasoning_gym", split) % 2**31
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """Of the configuration: what the curriculum says at these levels, then `settings`."""
-        known = _names()
-        if self.name not in known:
-            raise UserError(f"task.name={self.name}: {did_you_mean(self.name, known)}")
-        return {**_at_levels(self.name, self.levels), **self.settings}
+    def _settings(self) -> Any:
+        return _gym().settings(self.name, self.levels, self.settings)
 
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         shown = f" ({problem.answer})" if hint else ""
@@ -106,6 +101,9 @@ class ReasoningGym(Task):
 
     def direct(self, problem: Problem) -> str:
         return f" {MARK} {problem.answer}"
+
+    def answer_lead(self) -> str:
+        return f" {MARK}"
 
     def extract(self, completion: str) -> str | None:
         """All that stands behind the last ####: an answer may have several lines."""
@@ -133,13 +131,12 @@ class ReasoningGym(Task):
 
     def _scored(self, asked: Sequence[tuple[Problem, str | None]]) -> list[float | str]:
         """A score in [0, 1] for each answer, or what the scorer failed with."""
-        settings = _frozen(self._settings)
         items = []
         for problem, answer in asked:
             split, _, index = problem.id.partition("/")
             if answer is not None:
-                items.append((self.name, settings, self._seed(split), int(index), answer))
-        outcomes = iter(WORKERS.map(items))
+                items.append((self.name, self._settings, self._seed(split), int(index), answer))
+        outcomes = iter(_gym().WORKERS.map(items))
         scores: list[float | str] = []
         for _, answer in asked:
             outcome = next(outcomes) if answer is not None else None
@@ -183,66 +180,13 @@ EXPLAINED: dict[str, Callable[[Entry], str]] = {
     "spell_backward": _letter_by_letter,
 }
 
-# what reasoning-gym is asked; importing it takes seconds
-
-
-def _frozen(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(
-        (key, tuple(value) if isinstance(value, list) else value)
-        for key, value in sorted(settings.items())
-    )
-
-
-@lru_cache(maxsize=16)
-def _dataset(name: str, settings: tuple[tuple[str, Any], ...], seed: int, size: int) -> Any:
-    gym = _gym()
-    try:
-        return gym.create_dataset(name, seed=seed, size=size, **dict(settings))
-    except (TypeError, ValueError, AssertionError) as error:
-        config = gym.factory.DATASETS[name][1]
-        fields = ", ".join(key for key in asdict(config()) if key not in ("seed", "size"))
-        raise UserError(
-            f"task.name={name} refuses task.settings={dict(settings)}: {error}. It has: {fields}"
-        ) from error
-
-
-def _names() -> list[str]:
-    return sorted(_gym().factory.DATASETS)
-
-
-def _at_levels(name: str, levels: Mapping[str, int]) -> dict[str, Any]:
-    if not levels:
-        return {}
-    curricula = _gym().factory.CURRICULA
-    if name not in curricula:
-        raise UserError(f"task.levels={dict(levels)}: {name} has no curriculum; set task.settings")
-    curriculum = curricula[name]()
-    for attribute, level in levels.items():
-        if attribute not in curriculum.attributes:
-            near = did_you_mean(attribute, curriculum.attributes)
-            raise UserError(f"task.levels: {name} has no {attribute!r}; {near}")
-        most = len(curriculum.attributes[attribute].levels) - 1
-        if not 0 <= level <= most:
-            raise UserError(f"task.levels.{attribute}={level}: expected 0 to {most}")
-        curriculum.set_attr_level(attribute, level)
-    made = asdict(curriculum.generate_configuration())
-    return {key: value for key, value in made.items() if key not in ("seed", "size")}
-
 
 def _gym() -> Any:
+    """checking/gym.py, which imports reasoning-gym. UserError where that is not installed."""
     try:
-        import reasoning_gym
-    except ImportError as error:
+        from star_exp.checking import gym
+    except ModuleNotFoundError as error:
         raise UserError(
             "task=reasoning_gym needs the package reasoning-gym: pip install 'star-exp[gym]'"
         ) from error
-    return reasoning_gym
-
-
-def _score(item: tuple[str, tuple[tuple[str, Any], ...], int, int, str]) -> float:
-    name, settings, seed, index, answer = item
-    dataset = _dataset(name, settings, seed, 1 << index.bit_length())  # of few sizes: one is kept
-    return float(dataset.score_answer(answer, dataset[index]))
-
-
-WORKERS: Workers[Any, float] = Workers(_score)
+    return gym

@@ -38,6 +38,9 @@ class StrategyQA(DatasetTask):
     def closing(self, problem: Problem) -> str:
         return f" So the answer is {problem.answer}."
 
+    def answer_lead(self) -> str:
+        return " So the answer is"
+
     def extract(self, completion: str) -> str | None:
         """The yes or no that the first line ends with."""
         lines = completion.strip().splitlines()

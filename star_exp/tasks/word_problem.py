@@ -54,6 +54,9 @@ class WordProblem(DatasetTask):
     def closing(self, problem: Problem) -> str:
         return f"\n{MARK} {problem.answer}"
 
+    def answer_lead(self) -> str:
+        return f"\n{MARK}"
+
     def extract(self, completion: str) -> str | None:
         """What stands behind the first ####, on its line, if that is one number.
 
