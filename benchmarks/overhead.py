@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from star_exp.callbacks.sampling import Work, to_rollout
+from star_exp.callbacks.sampling import Drawn, Work, judged
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
@@ -42,16 +42,20 @@ def bare_loop(config: dict, base: Path, folder: Path) -> None:
 
     def sample(phase, problems, hinted=False):
         requests = [
-            Request(policy.encode(task.prompt(p, hinted)), derive(0, 1, phase, p.id, 0))
-            for p in problems
+            Request(
+                data.prompts.sampling(policy, task, problem, trained=0, hint=hinted),
+                derive(0, 1, phase, problem.id, 0),
+            )
+            for problem in problems
         ]
         sampler = samplers["generate" if phase in {"generate", "rationalize"} else "evaluate"]
         samples = sampler.sample(policy, requests, task.stop)
-        work = Work(phase, 1, problems, hinted=hinted)
-        return [
-            to_rollout(task, work, p, 0, request, each, "")
-            for p, request, each in zip(problems, requests, samples, strict=True)
+        work = Work(task, phase, 1, 0, problems, hinted=hinted)
+        drawn = [
+            Drawn(problem, 0, request, sample_)
+            for problem, request, sample_ in zip(problems, requests, samples, strict=True)
         ]
+        return judged(work, drawn, "")
 
     splits = [
         *config["callbacks"]["evaluate"]["splits"],

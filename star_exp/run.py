@@ -230,15 +230,20 @@ def quiet_libraries() -> None:
 
 
 def fingerprints(task: Task) -> dict[str, str]:
-    """A hash of each split's problems, of at most the first 1,000, with how many there are."""
+    """A hash of each split's problems, with how many there are, and how many rows were left out.
+
+    Of a pool that is made as it is asked for, the first 1,000 stand for all.
+    """
     found = {}
     for split in ("train", "dev", "test", "ood"):
         try:
             problems = task.problems(split)
         except ValueError:  # the task has no such split
             continue
-        digest = hashlib.blake2b(repr(list(problems[:1000])).encode(), digest_size=8).hexdigest()
-        found[split] = f"{digest} of {len(problems)}"
+        known = problems if isinstance(problems, list) else problems[:1000]
+        digest = hashlib.blake2b(repr([*known]).encode(), digest_size=8).hexdigest()
+        bad = task.left_out(split)
+        found[split] = f"{digest} of {len(problems)}" + (f", {bad} rows left out" if bad else "")
     return found
 
 

@@ -348,3 +348,9 @@ def rollout(tokens: tuple[int, ...]) -> Rollout:
     facts |= {"phase": "generate", "sample": 0, "hinted": False, "prompt_tokens": 1, "answer": "1"}
     facts |= {"correct": True, "truncated": False, "seed": 0, "weights": "w"}
     return Rollout(**facts, segments=(Segment("a=1", tokens),))
+
+
+def test_a_text_that_goes_on_gets_no_space_of_its_own(kind, tmp_path):
+    policy = policy_of(kind, tmp_path)
+    for text in (" hello 12", "hello", "\nhello", " 3+4=7.\n", "1"):
+        assert policy.decode((*policy.encode("he"), *policy.encode_on(text))) == f"he{text}"

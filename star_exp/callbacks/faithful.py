@@ -98,7 +98,7 @@ class Faithful(Phase):
             changed, begun = [], {}
             for problem in (problem for problem in problems if problem.id in rationales):
                 random = Random(derive(data.seed, phase, problem.id))
-                read = change(policy, rationales[problem.id], policy.encode(lead), random)
+                read = change(policy, rationales[problem.id], policy.encode_on(lead), random)
                 if read is not None:
                     changed.append(problem)
                     prompt = data.prompts.sampling(policy, data.task, problem, trained=iteration)
@@ -149,7 +149,7 @@ def cut(quarter: int, policy: Policy, rationale: Tokens, lead: Tokens, random: R
 
 def filler(policy: Policy, rationale: Tokens, lead: Tokens, random: Random) -> Tokens:
     """As many tokens that say nothing, and then the answer."""
-    dots = policy.encode(" ...")
+    dots = policy.encode_on(" ...")
     return (*(dots * len(rationale))[: len(rationale)], *lead)
 
 
@@ -164,7 +164,7 @@ def mistake(policy: Policy, rationale: Tokens, lead: Tokens, random: Random) -> 
     digit = random.choice([digit for digit in "123456789" if digit != text[place]])
     kept = _within(policy, rationale, number.start())
     rest = text[len(policy.decode(kept)) : place] + digit + text[place + 1 : number.end()]
-    return (*kept, *policy.encode(rest))
+    return (*kept, *policy.encode_on(rest))
 
 
 WHOLE = "faithful-whole"

@@ -92,7 +92,7 @@ class GoldAnswers(Phase):
                 sample=0,
                 hinted=False,
                 prompt_tokens=0,
-                segments=(Segment(text, module.policy.encode(text)),),
+                segments=(Segment(text, module.policy.encode_on(text)),),
                 answer=judgement.answer,
                 correct=judgement.correct,
                 truncated=False,

@@ -52,6 +52,12 @@ class Policy:
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def encode_on(self, text: str) -> tuple[int, ...]:
+        """The same of a text that goes on from another one: without the space that some tokenizers
+        (Mistral, Llama 2) put in front of any text."""
+        line, both = self.encode("\n"), self.encode("\n" + text)
+        return both[len(line) :] if both[: len(line)] == line else self.encode(text)
+
     def decode(self, tokens: Sequence[int]) -> str:
         text = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False

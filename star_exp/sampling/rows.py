@@ -99,7 +99,7 @@ class Writer:
             row.sample = self._sample(row)
         elif (overhang := self.ends.overhang(row.text, row.begin)) is not None:
             text = self.on_stop and self.on_stop(row.index, self._text(row))
-            forced = self.policy.encode(text) if text else ()
+            forced = self.policy.encode_on(text) if text else ()
             if text is None:
                 row.sample = self._sample(row, overhang)
             elif len(row.sampled) + len(forced) >= room:

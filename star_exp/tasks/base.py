@@ -46,6 +46,10 @@ class Task(ABC):
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of `split`: train, dev, test, ood. ValueError for another name."""
 
+    def left_out(self, split: str) -> int:
+        """How many rows of `split` could not be used, and were left out."""
+        return 0
+
     @abstractmethod
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         """The question as the model reads it. With `hint` the gold answer (only it) is shown."""

@@ -127,6 +127,9 @@ class DatasetTask(Task):
             self._drawn[split] = draw(whole, size if few else None, derive(self.seed, split))
         return self._drawn[split]
 
+    def left_out(self, split: str) -> int:
+        return self._bad.get(split, 0)
+
     def shown(self, problem: Problem) -> Sequence[Exemplar]:
         if not self._exemplars:
             raise ValueError(
@@ -162,13 +165,18 @@ class DatasetTask(Task):
         if split not in self._read:
             found = self.source.rows(split)
             rows = (row for row in found if isinstance(row, RowError) or self.wanted(row))
-            self._read[split], _ = parsed(
+            self._read[split], bad = parsed(
                 rows, lambda row: self.problem(row, split), self.on_bad_row
             )
+            self._bad[split] = len(bad)
         return self._read[split]
 
     @cached_property
     def _read(self) -> dict[str, list[Problem]]:
+        return {}
+
+    @cached_property
+    def _bad(self) -> dict[str, int]:
         return {}
 
     @cached_property
