@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 import zipfile
@@ -39,6 +40,7 @@ from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
 log = logging.getLogger("star_exp")
+OTHER_TASK = re.compile(r"ood/[^/=]+/accuracy")
 
 
 def run(config: dict[str, Any], overrides: list[str]) -> float | None:
@@ -208,13 +210,10 @@ def _describe_base(console: Console, directory: RunDirectory, description: dict[
 def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> None:
     console.print(summary.table(results["iterations"]))
     final = results["final"]
-    for split in ("dev", "test", "ood"):
+    others = [name.removesuffix("/accuracy") for name in final if OTHER_TASK.fullmatch(name)]
+    for split in ("dev", "test", "ood", *sorted(others)):
         if f"{split}/accuracy" in final:
-            parts = [
-                f"{group} {final[f'{split}/accuracy/{group}']:.1%}"
-                for group in summary.groups([final], f"{split}/accuracy")
-            ]
-            line = f"{split}: {final[f'{split}/accuracy']:.1%} ({', '.join(parts)})"
+            line = f"{split}: {summary.said(final, f'{split}/accuracy', 1)}"
             console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{root}: {what}", highlight=False, soft_wrap=True)
 

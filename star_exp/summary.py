@@ -6,6 +6,7 @@ from typing import Any
 
 from star_exp.files import replace_file
 
+FEW = 10  # groups that are shown one by one
 COLUMNS = (  # heading, metric, format; narrow enough for 80 columns
     ("it", "iteration", "{:d}"),
     ("cover", "generate/coverage", "{:.1%}"),
@@ -35,6 +36,13 @@ def groups(lines: Sequence[dict[str, Any]], metric: str) -> list[str]:
     return sorted(names, key=lambda name: (name.partition("=")[0], len(name), name))
 
 
+def said(line: dict[str, Any], metric: str, decimals: int) -> str:
+    """A share and those of its groups, if they are few: `92.0% (digits=1 100%, digits=2 91%)`."""
+    names = groups([line], metric)
+    parts = [f"{name} {line[f'{metric}/{name}']:.{decimals}%}" for name in names]
+    return f"{line[metric]:.1%}" + (f" ({', '.join(parts)})" if 0 < len(parts) <= FEW else "")
+
+
 def table(lines: Sequence[dict[str, Any]]):
     """A rich table, an iteration a row; columns that no iteration has are left out.
 
@@ -49,6 +57,7 @@ def table(lines: Sequence[dict[str, Any]]):
         heading = f"={value}" if name == before else group  # digits=1 =2 =3
         split.append((heading, f"dev/accuracy/{group}", "{:.0%}"))
         before = name
+    split = split if len(split) <= FEW else []
     columns = [column for column in (*COLUMNS, *split) if any(column[1] in line for line in lines)]
     made = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading, _, _ in columns:

@@ -252,6 +252,8 @@ def test_a_token_is_multiplied_with_the_weights_of_the_base_alone(folders):
     # 97 tokens x 32; a layer: q, o 32 x 32, k, v 32 x 16, gate, up, down 32 x 64, two norms; a norm
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32
     assert plain.num_weights == with_adapters.num_weights == 97 * 32 + 2 * layer + 32
+    assert plain.passes_a_trained_token == 3  # forward, and backward twice as much
+    assert with_adapters.passes_a_trained_token == 2  # no gradients of the weights
 
 
 # Training with Lightning

@@ -102,12 +102,10 @@ class Panel(Phase):
             self.iteration_begun = time.monotonic()
         self.lines[iteration] = {"iteration": iteration, **self.lines.get(iteration, {}), **values}
         if self.live is None and "dev/accuracy" in values:
-            split = summary.groups([values], "dev/accuracy")
-            by_group = ", ".join(f"{g} {values[f'dev/accuracy/{g}']:.0%}" for g in split)
             covered = values.get("train/coverage")
             coverage = f", coverage {covered:.1%}" if covered is not None else ""
             self.console.print(
-                f"iteration {iteration}: dev accuracy {values['dev/accuracy']:.1%} ({by_group})"
+                f"iteration {iteration}: dev accuracy {summary.said(values, 'dev/accuracy', 0)}"
                 f"{coverage}{self._left(trainer)}",
                 highlight=False,
                 soft_wrap=True,

@@ -158,11 +158,12 @@ class Report(Phase):
         module: LanguageModel,
         seconds: float,
     ) -> dict[str, float]:
-        """Totals since the start; 2N FLOPs forward, 4N backward (Kaplan et al. 2020, 2.1)."""
+        """Totals since the start; 2N FLOPs for a token in a pass (Kaplan et al. 2020, 2.1)."""
         written = sum(values.get(f"{phase}/tokens", 0) for phase in ("generate", "rationalize"))
         read = sum(values.get(f"{phase}/prompt_tokens", 0) for phase in ("generate", "rationalize"))
         trained = values.get("train/tokens", 0)
-        flops = module.num_weights * (2 * (written + read) + 6 * trained)
+        passed = written + read + module.passes_a_trained_token * trained
+        flops = 2 * module.num_weights * passed
         spent = {"cost/tokens": written + trained, "cost/flops": flops, "cost/seconds": seconds}
         return {name: before.get(name, 0) + value for name, value in spent.items()}
 

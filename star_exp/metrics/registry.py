@@ -139,8 +139,8 @@ METRICS: tuple[Metric, ...] = (
         "cost/flops",
         "FLOP",
         "",
-        "2N a token read or generated and 6N a trained one, since the start; each prompt counts "
-        "whole, though shared beginnings are read once",
+        "2N a token read or generated and 6N a trained one (4N with adapters alone), since the "
+        "start; each prompt counts whole, though shared beginnings are read once",
     ),
     Metric("cost/seconds", "s", "down", "wall time of all phases since the start"),
     Metric(

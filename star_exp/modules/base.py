@@ -80,6 +80,12 @@ class LanguageModel(pl.LightningModule):
         raise NotImplementedError
 
     @property
+    def passes_a_trained_token(self) -> int:
+        """In products with all weights: forward, for the gradients of activations, and for those of
+        the weights, which adapters are a hundredth of (Kaplan et al. 2020, section 2.1)."""
+        return 2 if num_adapter_weights(self.model) else 3
+
+    @property
     def num_weights(self) -> int:
         """Parameters that a token is multiplied with: all but the input embeddings, unless tied.
 

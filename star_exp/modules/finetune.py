@@ -58,6 +58,11 @@ class FineTune(LanguageModel):
         self.log("train/lr", self._learning_rate(), on_step=True, on_epoch=False)
         return total
 
+    @property
+    def passes_a_trained_token(self) -> int:
+        """One more where the base model reads the token too."""
+        return super().passes_a_trained_token + (self.kl_to_base > 0)
+
     def final_loss(self) -> float:
         """Mean loss a token over the last tenth of the iteration's steps, over all ranks."""
         tail = torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean()
