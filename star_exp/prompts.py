@@ -48,6 +48,10 @@ class Prompts:
         turns = self._turns(task, problem, False, self.few_shot_train)
         return self._tokens(policy, turns, task.separator)
 
+    def stop(self, task: Task) -> tuple[str, ...]:
+        """Strings that end a completion: none in a chat, where the end of the turn does."""
+        return () if self.chat else task.stop
+
     def _turns(self, task: Task, problem: Problem, hint: bool, shown: bool) -> list[str]:
         """question, completion, question, completion, ..., question."""
         turns = []

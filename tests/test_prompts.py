@@ -16,6 +16,8 @@ SHOWN = Exemplar(Problem("train/0", "6+2", "8"), " six and two. #8")
 
 @dataclass(frozen=True)
 class Sums(Task):
+    stop = ("\n\n",)
+
     def problems(self, split):
         return [ASKED]
 
@@ -78,6 +80,11 @@ def test_a_chat_has_a_turn_for_each_question_and_is_not_begun_twice(policy):
     read = chatting.decode(prompts.sampling(chatting, Sums(), ASKED, trained=0))
     turns = "[user]Q: 6+2\nA:[assistant]six and two. #8[user]Q: 9+9\nA:[assistant]"
     assert read == "[system]Think." + turns
+
+
+def test_a_chat_ends_with_its_turn_and_a_text_with_the_tasks_stop_strings():
+    assert Prompts(chat=True).stop(Sums()) == ()
+    assert Prompts().stop(Sums()) == Sums.stop == ("\n\n",)
 
 
 def test_a_chat_without_a_template_is_refused(policy):

@@ -189,7 +189,7 @@ ANSWERS = [
     ("gsm8k", " The answer is 12.", None, "12"),
     ("gsm8k", " #### twelve", None, None),
     ("commonsense_qa", " A pond is wet. Therefore, the answer is pond (b).", "b", "b"),
-    ("commonsense_qa", " (b).\nQ: next (c).", "b", "c"),
+    ("commonsense_qa", " First (b)?\nNo: (c).\n", "c", "c"),
     ("commonsense_qa", " The answer is b", None, "b"),
     ("commonsense_qa", " (b) is wrong, (c) is right", None, "c"),
     ("commonsense_qa", "", None, None),

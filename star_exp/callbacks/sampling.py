@@ -68,7 +68,7 @@ def sample_phase(
                     asked.append((shard, problem, sample))
                     requests.append(Request(prompt, seed))
         drawn: dict[int, dict[int, Drawn]] = {shard: {} for shard in shards}
-        for index, sample in sampler.stream(policy, requests, work.task.stop):
+        for index, sample in sampler.stream(policy, requests, data.prompts.stop(work.task)):
             shard, problem, number = asked[index]
             drawn[shard][index] = Drawn(problem, number, requests[index], sample)
             if len(drawn[shard]) == len(shards[shard]) * work.samples:

@@ -66,9 +66,8 @@ class Choice(DatasetTask):
         return " Therefore, the answer is"
 
     def extract(self, completion: str) -> str | None:
-        """The letter that the first line ends with, as `(e).`; the released code reads it there."""
-        lines = completion.strip().splitlines()
-        found = _END.search(lines[0]) if lines else None
+        """The letter that the text ends with, as `(e).`; the released code reads it there."""
+        found = _END.search(completion)
         return found[1] if found else None
 
     def extract_loosely(self, completion: str) -> str | None:

@@ -42,9 +42,8 @@ class StrategyQA(DatasetTask):
         return " So the answer is"
 
     def extract(self, completion: str) -> str | None:
-        """The yes or no that the first line ends with."""
-        lines = completion.strip().splitlines()
-        found = _END.search(lines[0]) if lines else None
+        """The yes or no that the text ends with."""
+        found = _END.search(completion)
         return found[1].lower() if found else None
 
     def extract_loosely(self, completion: str) -> str | None:
