@@ -93,6 +93,13 @@ def test_a_choice_is_what_its_file_says():
     assert plain(compose(["logger=none"]))["logger"] in (None, {})
 
 
+def test_settings_of_a_reasoning_gym_task_are_given_as_a_mapping():
+    words = ["task=reasoning_gym", "task.levels={num_terms: 2}", "task.settings={max_digits: 1}"]
+    task = compose(words)["task"]
+    assert task["levels"] == {"num_terms": 2}
+    assert task["settings"] == {"max_digits": 1}
+
+
 def test_the_run_directory_is_named_by_what_is_computed():
     config = plain(compose(["variant=direct", "seed=3"]))
     name = cell_hash(OmegaConf.create(config))

@@ -7,7 +7,7 @@ a few tasks, by a function of the problem (EXPLAINED). For the others exemplars 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,8 +31,8 @@ class ReasoningGym(Task):
     """
 
     name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    levels: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
+    levels: Mapping[str, int] | None = None
     groups: Sequence[str] = ()
     right_from: float = 1.0
     train_size: int = 4000
@@ -93,7 +93,7 @@ class ReasoningGym(Task):
 
     @cached_property
     def _settings(self) -> Any:
-        return _gym().settings(self.name, self.levels, self.settings)
+        return _gym().settings(self.name, self.levels or {}, self.settings or {})
 
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         shown = f" ({problem.answer})" if hint else ""
