@@ -72,6 +72,11 @@ class Rollout:
     failed: str | None = None
 
     @property
+    def asked(self) -> Problem:
+        """The problem that this is a completion of."""
+        return Problem(self.problem, self.question, self.gold, self.groups)
+
+    @property
     def text(self) -> str:
         return "".join(segment.text for segment in self.segments)
 

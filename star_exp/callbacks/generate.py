@@ -1,5 +1,7 @@
-"""The phases that make training examples: Generate, Rationalize, and the baseline's GoldAnswers."""
+"""The phases that make training examples: Generate and Rationalize, which sample; GoldAnswers and
+Solutions, which were written by no model."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -7,32 +9,42 @@ import pytorch_lightning as pl
 from star_exp.callbacks.phase import Phase, data_of
 from star_exp.callbacks.sampling import Work, sample_phase, write_phase
 from star_exp.data.rollouts import RolloutDataModule
+from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Problem, Rollout, Segment
 from star_exp.sampling.base import Sampler
+from star_exp.schedule import draw
+from star_exp.seeds import derive
 from star_exp.store import by_problem
+from star_exp.tasks.base import Exemplar, Judgement
 
 
 class Generate(Phase):
     """`samples` rationales for each problem of the iteration (STaR, Algorithm 1, line 3).
 
     problems_a_shard: written as one file; a crash costs those that aren't complete.
+    first: the iteration that it begins with: 2, where the first one makes the model that writes.
     """
 
     phase = "generate"
     hinted = False
 
-    def __init__(self, sampler: Sampler, samples: int = 1, problems_a_shard: int = 500):
+    def __init__(
+        self, sampler: Sampler, samples: int = 1, problems_a_shard: int = 500, first: int = 1
+    ):
         if samples < 1 or problems_a_shard < 1:
             raise ValueError(
                 f"callbacks.{self.phase}: samples={samples} and "
                 f"problems_a_shard={problems_a_shard} must be at least 1"
             )
-        self.sampler, self.samples, self.problems_a_shard = sampler, samples, problems_a_shard
+        self.sampler, self.samples, self.first = sampler, samples, first
+        self.problems_a_shard = problems_a_shard
 
     def on_iteration_start(
         self, trainer: pl.Trainer, module: LanguageModel, iteration: int
     ) -> None:
+        if iteration < self.first:
+            return
         data = data_of(trainer)
         work = Work(
             task=data.task,
@@ -66,51 +78,109 @@ class Rationalize(Generate):
         return [problem for problem in data.problems(iteration) if problem.id not in solved]
 
 
-class GoldAnswers(Phase):
-    """The right answer of each problem, without a rationale, as an example (direct baseline).
+class Written(Phase):
+    """Completions that no model sampled, as records of a phase; `author` stands for the weights."""
 
-    Nothing is sampled: the records say so by their phase, and by weights "gold".
-    """
+    phase: str
+    author: str
 
-    phase = "answers"
+    @abstractmethod
+    def completions(self, data: RolloutDataModule, iteration: int) -> list[Exemplar]:
+        """What there is to write at an iteration."""
 
     def on_iteration_start(
         self, trainer: pl.Trainer, module: LanguageModel, iteration: int
     ) -> None:
         data = data_of(trainer)
+        written = self.completions(data, iteration)
+        texts = {each.problem.id: each.completion for each in written}
 
-        def answer(problem: Problem) -> Rollout:
-            text = data.task.direct(problem)
-            (judgement,) = data.task.judge([(problem, text)])
-            return Rollout(
-                problem=problem.id,
-                question=problem.question,
-                gold=problem.answer,
-                groups=problem.groups,
-                iteration=iteration,
-                phase=self.phase,
-                sample=0,
-                hinted=False,
-                prompt_tokens=0,
-                segments=(Segment(text, module.policy.encode_on(text)),),
-                answer=judgement.answer,
-                correct=judgement.correct,
-                truncated=False,
-                seed=0,
-                weights="gold",
-                lenient=judgement.lenient,
-                failed=judgement.failed,
-            )
+        def records(problems: Sequence[Problem]) -> list[Rollout]:
+            pairs = [(problem, texts[problem.id]) for problem in problems]
+            judgements = data.task.judge(pairs)
+            return [
+                self._record(module, iteration, problem, text, judgement)
+                for (problem, text), judgement in zip(pairs, judgements, strict=True)
+            ]
 
         write_phase(
             trainer,
             data,
             phase=self.phase,
             iteration=iteration,
-            problems=data.problems(iteration),
-            weights="gold",
-            make=lambda shards: (
-                (shard, [answer(problem) for problem in problems])
-                for shard, problems in shards.items()
-            ),
+            problems=[each.problem for each in written],
+            weights=self.author,
+            make=lambda shards: ((shard, records(problems)) for shard, problems in shards.items()),
         )
+
+    def _record(
+        self,
+        module: LanguageModel,
+        iteration: int,
+        problem: Problem,
+        text: str,
+        judgement: Judgement,
+    ) -> Rollout:
+        return Rollout(
+            problem=problem.id,
+            question=problem.question,
+            gold=problem.answer,
+            groups=problem.groups,
+            iteration=iteration,
+            phase=self.phase,
+            sample=0,
+            hinted=False,
+            prompt_tokens=0,
+            segments=(Segment(text, module.policy.encode_on(text)),),
+            answer=judgement.answer,
+            correct=judgement.correct,
+            truncated=False,
+            seed=0,
+            weights=self.author,
+            lenient=judgement.lenient,
+            failed=judgement.failed,
+        )
+
+
+class GoldAnswers(Written):
+    """The right answer of each problem, without a rationale, as an example (direct baseline)."""
+
+    phase, author = "answers", "gold"
+
+    def completions(self, data: RolloutDataModule, iteration: int) -> list[Exemplar]:
+        problems = data.problems(iteration)
+        return [Exemplar(problem, data.task.direct(problem)) for problem in problems]
+
+
+class Solutions(Written):
+    """D_SFT of V-STaR (section 2): the solutions that come with the problems, at iteration 1.
+
+    Of the problems of train that have one; of a task that has none, as those made on the spot, the
+    seed rationales (data.exemplars of each group), which the base model may have seen. All of
+    train, not only the problems that an iteration draws.
+
+    most: at most so many, drawn at random; None: all.
+    """
+
+    phase, author = "solutions", "human"
+
+    def __init__(self, most: int | None = None):
+        if most is not None and most < 1:
+            raise UserError(
+                f"callbacks.solutions.most={most}: expected at least 1, or null for all"
+            )
+        self.most = most
+
+    def completions(self, data: RolloutDataModule, iteration: int) -> list[Exemplar]:
+        if iteration != 1:
+            return []
+        task = data.task
+        found = task.solved() or task.exemplars(data.exemplars)
+        if not found:
+            raise UserError(
+                f"callbacks.solutions: {type(task).__name__} has no solutions to begin with, and "
+                "no seed rationales; give it exemplars (task.exemplars_from=FILE), or take a "
+                "variant that needs none: star, rest_em"
+            )
+        size = None if self.most is None else min(self.most, len(found))
+        return [*draw(found, size, derive(data.seed, "solutions"))]

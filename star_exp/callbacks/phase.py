@@ -2,7 +2,7 @@
 
 One outer iteration is one Lightning epoch:
 
-    FitLoop.setup_data     RolloutDataModule.train_dataloader() -> on_iteration_start of each phase,
+    FitLoop.setup_data     IterationData.train_dataloader() -> on_iteration_start of each phase,
                            in config order: M_{n-1} samples what the store does not hold yet
     on_train_epoch_start   ResetToBase, SeedIteration
     training_step ...      fine-tuning on what passed the filters

@@ -29,13 +29,14 @@ class Example:
 def example(policy: Policy, prompt: Sequence[int], rollout: Rollout) -> Example:
     """The rollout as an example after a prompt, which shows no hint whatever it was sampled with.
 
-    The end-of-text token is appended where the sample ended with a stop string, and is trained on.
+    The end-of-text token is appended where the sample ended with a stop string, and is trained on;
+    a text that was cut off has no end.
     """
     tokens, trained = [*prompt], [False] * len(prompt)
     for segment in rollout.segments:
         tokens += segment.tokens
         trained += [segment.sampled] * len(segment.tokens)
-    if tokens[-1] not in policy.end_tokens:
+    if not rollout.truncated and tokens[-1] not in policy.end_tokens:
         tokens.append(end_token(policy))
         trained.append(True)
     return Example(tuple(tokens), tuple(trained))

@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from star_exp.callbacks.phase import Phase, iteration_of, stopped_early
 from star_exp.clock import Clock
 from star_exp.curriculum import Earlier
 from star_exp.data.encode import Example, example, pack, pad, text_example, trained_tokens
 from star_exp.data.general import GeneralText
+from star_exp.data.iterations import IterationData
 from star_exp.errors import UserError
 from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
@@ -32,12 +31,13 @@ Schedule = Callable[[int, int, int], int]  # (iteration, examples, batch size) -
 Collate = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 
-class RolloutDataModule(pl.LightningDataModule):
+class RolloutDataModule(IterationData):
     """
     curriculum: which problems of the train split an iteration may draw, None: all.
     problems_per_iteration: drawn anew from those for each iteration, at most; None: all of them.
     batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
     phases: whose rollouts are trained on, in this order; none: nothing is trained.
+    history: of how many iterations, up to the one that is trained; None: of all so far.
     replay: share of the draws that are seed rationales of the task, `exemplars` of each group, with
         and without the answer shown; see conf/data/rollouts.yaml.
     general: windows of general text in the place of some draws of each step; None: no such text.
@@ -59,6 +59,7 @@ class RolloutDataModule(pl.LightningDataModule):
         phases: Sequence[str],
         prompts: Prompts,
         batch_size: int,
+        history: int | None = 1,
         packing: bool = True,
         bucket: int = 1,
         replay: float = 0.0,
@@ -67,17 +68,14 @@ class RolloutDataModule(pl.LightningDataModule):
         curriculum: Curriculum | None = None,
         general: GeneralText | None = None,
     ):
-        super().__init__()
-        self.task, self.store, self.clock, self.seed = task, store, clock, seed
+        super().__init__(task, store, clock, seed, prompts)
         self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
         self.order, self.batch_size, self.bucket = order, batch_size, bucket
-        self.prompts, self.packing = prompts, packing
+        self.packing, self.history = packing, history
         self.replay, self.exemplars = replay, exemplars
         self.problems_per_iteration, self.curriculum = problems_per_iteration, curriculum
         self.general, self.windows = general, general.windows(batch_size) if general else 0
         self._drawn: dict[int, Sequence[Problem]] = {}
-        self.num_examples = 0
-        self.num_tokens = 0
 
     def problems(self, iteration: int) -> Sequence[Problem]:
         """The training problems of an iteration, the same whoever asks and whenever."""
@@ -95,35 +93,18 @@ class RolloutDataModule(pl.LightningDataModule):
     def _generated(self, iteration: int) -> list[Rollout]:
         return self.store.read(iteration, "generate")
 
-    def train_dataloader(self) -> DataLoader:
-        """Runs the phases of the coming iteration, and gives exactly the steps of its schedule.
+    @property
+    def trains(self) -> bool:
+        return bool(self.phases)
 
-        FitLoop.setup_data asks for it at the start of each epoch: when iteration n-1 is in its
-        checkpoint and before iteration n is sized. It is the one place where phases can run and
-        still decide how many steps there are.
-        """
-        trainer = self.trainer
-        assert trainer is not None
-        iteration, module = iteration_of(trainer), trainer.lightning_module
-        assert isinstance(module, LanguageModel)
-        phases = [callback for callback in trainer.callbacks if isinstance(callback, Phase)]  # type: ignore[attr-defined]
-        remaining = (trainer.max_epochs or 0) - iteration + 1
-        if not self.phases or stopped_early(trainer):
-            remaining = 0
-        for phase in phases if iteration == 1 else ():
-            phase.on_base_model(trainer, module)
-        for phase in phases if remaining > 0 else ():
-            phase.on_iteration_start(trainer, module, iteration)
-        if remaining <= 0:  # fit will return at once, without on_train_end
-            for phase in phases:
-                phase.on_run_end(trainer, module, iteration - 1)
-            return DataLoader(Steps([], [], 0, 1, pack), batch_size=None)
+    def steps(
+        self, module: LanguageModel, iteration: int, rank: int, world: int
+    ) -> Dataset[dict[str, Tensor]]:
         examples, steps = self.training_set(module.policy, iteration)
         collate = pack if self.packing else partial(pad, token=module.policy.pad_token)
         if self.packing:
             packing.enable(module.model)
-        parts = Steps(examples, steps, trainer.global_rank, trainer.world_size, collate)
-        return DataLoader(parts, batch_size=None, shuffle=False)
+        return Steps(examples, steps, rank, world, collate)
 
     def training_set(self, policy: Policy, iteration: int) -> tuple[list[Example], list[list[int]]]:
         """The examples of an iteration, and for each optimizer step which of them it takes."""
@@ -142,7 +123,7 @@ class RolloutDataModule(pl.LightningDataModule):
     ) -> tuple[list[Example], list[list[int]]]:
         """The same without general text, which has its own places in a step."""
         rollouts = self.kept(iteration)
-        examples = self.examples(policy, iteration, rollouts)
+        examples = self.examples(policy, rollouts)
         size = self.batch_size - self.windows
         draws = self.schedule(iteration, len(examples), size) * size
         replayed = self.seed_examples(policy) if self.replay else []
@@ -158,7 +139,12 @@ class RolloutDataModule(pl.LightningDataModule):
 
     def kept(self, iteration: int) -> list[Rollout]:
         """The rollouts of the iteration's phases that pass the filters. UserError if none does."""
-        rollouts = self.store.read(iteration, *self.phases)
+        oldest = 1 if self.history is None else max(1, iteration - self.history + 1)
+        rollouts = [
+            rollout
+            for past in range(oldest, iteration + 1)
+            for rollout in self.store.read(past, *self.phases)
+        ]
         kept = [rollout for rollout in rollouts if not rollout.truncated]  # whatever the filters
         for filter_ in self.filters:
             kept = filter_(kept)
@@ -172,14 +158,12 @@ class RolloutDataModule(pl.LightningDataModule):
             )
         return kept
 
-    def examples(
-        self, policy: Policy, iteration: int, rollouts: Sequence[Rollout]
-    ) -> list[Example]:
+    def examples(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[Example]:
         """Each rollout after the prompt of its problem, which is made here and shows no hint."""
-        problems = {problem.id: problem for problem in self.problems(iteration)}
+        asked = {rollout.problem: rollout.asked for rollout in rollouts}
         prompts = {
-            name: self.prompts.training(policy, self.task, problems[name])
-            for name in {rollout.problem for rollout in rollouts}
+            name: self.prompts.training(policy, self.task, problem)
+            for name, problem in asked.items()
         }
         return [example(policy, prompts[rollout.problem], rollout) for rollout in rollouts]
 

@@ -91,6 +91,10 @@ class Task(ABC):
     def exemplars(self, per_group: int) -> list[Exemplar]:
         """`per_group` seed rationales of each group, from the train side of the split."""
 
+    def solved(self) -> list[Exemplar]:
+        """The problems of train with the completion that a human wrote, where there is one."""
+        return []
+
     def shown(self, problem: Problem) -> Sequence[Exemplar]:
         """The exemplars of a few-shot prompt for this problem, in their order."""
         raise ValueError(f"{type(self).__name__} has no exemplars for a few-shot prompt")

@@ -14,6 +14,7 @@ occurs twice isn't trained on and measured.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +130,17 @@ class DatasetTask(Task):
 
     def left_out(self, split: str) -> int:
         return self._bad.get(split, 0)
+
+    def solved(self) -> list[Exemplar]:
+        """With what their rows bring along; [] for data without rationales of their own."""
+        asked, found = {problem.id: problem for problem in self.problems("train")}, []
+        for row in self.source.rows("train"):
+            if isinstance(row, Row) and self.wanted(row):
+                with suppress(RowError):  # a row that was left out, or has no rationale
+                    problem = asked.get(self.problem(row, "train").id)
+                    if problem is not None:
+                        found.append(Exemplar(problem, self.own_rationale(row)))
+        return found
 
     def shown(self, problem: Problem) -> Sequence[Exemplar]:
         if not self._exemplars:

@@ -75,7 +75,9 @@ class JsonLines(DatasetTask):
         return Problem(identity(row, split, "id"), text(row, self.question).strip(), said, groups)
 
     def own_rationale(self, row: Row) -> str:
-        return " " + text(row, "rationale").strip()
+        """The row's "rationale", with the answer behind it where it doesn't say so itself."""
+        said, problem = " " + text(row, "rationale").strip(), self.problem(row, "train")
+        return said if self.extract(said) == problem.answer else said + self.closing(problem)
 
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         shown = self.shown_answer.replace("{answer}", problem.answer) if hint else ""
