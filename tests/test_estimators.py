@@ -1,6 +1,9 @@
-"""pass@k, majority@k and intervals: by hand, over all subsets, against scipy, by simulation."""
+"""pass@k, majority@k, best-of-k, intervals: by hand, over all subsets, from scipy, by drawing."""
 
-from itertools import combinations, permutations
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate, combinations, groupby, pairwise, permutations, product
 from random import Random
 
 import numpy as np
@@ -14,6 +17,7 @@ from star_exp.metrics import (
     sizes,
     wilson_interval,
 )
+from star_exp.metrics.estimators import best_of_k, draw_majority_at_k, weighted_majority_at_k
 
 Samples = list[tuple[str | None, bool]]
 R, W, V, N = ("8", True), ("9", False), ("7", False), (None, False)
@@ -167,6 +171,308 @@ def test_a_majority_of_many_samples_agrees_with_drawing_them():
             tied = set(winners(rng.sample(samples, k)))
             hits += (R in tied) / len(tied)
         assert majority_at_k(samples, k) == pytest.approx(hits / 4000, abs=0.03)  # 4 sigma
+
+
+# majority@k by drawing, with and without weights
+
+
+def weighted_over_all_subsets(samples: Samples, weights: list[int], k: int) -> float:
+    """With whole numbers as weights: ties are ties."""
+    chances = []
+    for subset in combinations(range(len(samples)), k):
+        votes: dict[str, int] = {}
+        for place in subset:
+            answer = samples[place][0]
+            if answer is not None and weights[place]:
+                votes[answer] = votes.get(answer, 0) + weights[place]
+        right = dict(samples)
+        tied = [right[answer] for answer in votes if votes[answer] == max(votes.values())]
+        chances.append(sum(tied) / len(tied) if tied else 0)
+    return sum(chances) / len(chances)
+
+
+def weighted(
+    samples: Sequence[tuple[str | None, bool]], weights: Sequence[float], k: int, seed: int = 0
+) -> tuple[float, float]:
+    answers, correct = [answer for answer, _ in samples], [right for _, right in samples]
+    return weighted_majority_at_k(answers, weights, correct, k, seed=seed)
+
+
+def test_drawing_a_majority_agrees_with_the_exact_one():
+    rng = Random(6)
+    many = [R] * 40 + [W] * 36 + [V] * 20 + [(f"{n}", False) for n in range(100, 124)] + [N] * 8
+    for samples in (many, *(random_samples(rng, most=40) for _ in range(20))):
+        for k in sizes(len(samples)):
+            chance, error = draw_majority_at_k(samples, k, seed=rng.randrange(1000))
+            assert chance == pytest.approx(majority_at_k(samples, k), abs=4 * error + 1e-3)
+
+
+def test_a_weighted_majority_agrees_with_all_subsets():
+    rng = Random(7)
+    for _ in range(30):
+        samples = random_samples(rng)
+        weights = rng.choices([0, 1, 2, 3], k=len(samples))
+        for k in range(1, len(samples) + 1):
+            expected = weighted_over_all_subsets(samples, weights, k)
+            chance, error = weighted(samples, weights, k, seed=rng.randrange(1000))
+            assert chance == pytest.approx(expected, abs=4 * error + 1e-3)
+
+
+def test_the_error_of_drawing_is_that_of_a_mean():
+    """The scatter of 200 estimates is what each of them says, and it falls as 1/sqrt(draws)."""
+    samples = [R] * 12 + [W] * 10 + [V] * 4
+    exact = majority_at_k(samples, 8)
+    for draws in (50, 800):
+        both = [draw_majority_at_k(samples, 8, draws=draws, seed=seed) for seed in range(200)]
+        misses, errors = np.array([chance - exact for chance, _ in both]), [e for _, e in both]
+        assert np.sqrt((misses**2).mean()) == pytest.approx(np.mean(errors), rel=0.2)
+        assert np.mean(errors) == pytest.approx(0.47 / math.sqrt(draws), rel=0.1)
+
+
+def test_all_samples_are_one_subset_and_leave_no_error():
+    assert draw_majority_at_k([R, R, W], 3) == (1, 0)
+    assert draw_majority_at_k([R, W], 2) == (0.5, 0)  # a tie is shared, not drawn
+    assert draw_majority_at_k([N, N], 2) == (0, 0)
+    assert weighted([R, W, W], [3, 1, 1], 3) == (1, 0)
+    assert weighted([R, W, W], [2, 1, 1], 3) == (0.5, 0)
+    assert weighted([R, N, N], [1, 5, 5], 3) == (1, 0)  # no answer never wins
+    assert weighted([R, W, W], [1, 0, 0], 3) == (1, 0)  # a weight of 0 is no vote
+    assert weighted([R, R], [0, 0], 2) == (0, 0)
+
+
+def test_weights_that_add_up_to_the_same_tie_in_any_order():
+    assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
+    samples = [R, R, R, W, W, W]
+    assert weighted(samples, [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], 6) == (0.5, 0)
+
+
+def test_only_the_ratios_of_weights_count():
+    rng = Random(8)
+    samples = random_samples(rng, most=30)
+    weights = [rng.random() for _ in samples]
+    for factor in (1e-200, 2.5, 1e200):
+        scaled = [factor * weight for weight in weights]
+        for k in sizes(len(samples)):
+            assert weighted(samples, scaled, k) == pytest.approx(weighted(samples, weights, k))
+
+
+def test_an_answer_judged_in_two_ways_is_right_by_its_share_with_weights_too():
+    samples: Samples = [("8", True), ("8", True), ("8", False), ("9", False)]
+    assert majority_at_k(samples, 4) == pytest.approx(2 / 3)
+    assert weighted(samples, [1, 1, 1, 1], 4) == (pytest.approx(2 / 3), pytest.approx(0))
+    assert weighted(samples, [1, 1, 1, 4], 4) == (0, 0)
+
+
+def test_drawing_is_repeatable_and_does_not_depend_on_its_blocks():
+    samples = ([R] * 3 + [W] * 2) * 400  # 2,000 samples: in blocks of 500 draws
+    chance, error = draw_majority_at_k(samples, 5, draws=1200, seed=3)
+    assert (chance, error) == draw_majority_at_k(samples, 5, draws=1200, seed=3)
+    at_once = np.random.default_rng(3).random((1200, 2000)).argsort(axis=1)[:, :5]
+    wins = (at_once % 5 < 3).sum(axis=1) >= 3
+    assert (chance, error) == pytest.approx((wins.mean(), wins.std(ddof=1) / math.sqrt(1200)))
+    assert chance != draw_majority_at_k(samples, 5, draws=1200, seed=4)[0]
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_that_is_none_is_refused(weight):
+    with pytest.raises(ValueError, match=r"weights\[1\] is .*: expected numbers in \[0, inf\)"):
+        weighted([R, W], [1.0, weight], 1)
+
+
+def test_lists_of_other_lengths_too_few_draws_and_a_wrong_k_are_refused():
+    with pytest.raises(ValueError, match="2 answers, 1 weights, 2 judgements"):
+        weighted_majority_at_k(["8", "9"], [1.0], [True, False], 1)
+    with pytest.raises(ValueError, match="draws=1: expected 2 or more"):
+        draw_majority_at_k([R, W], 1, draws=1)
+    for k in (0, 3):
+        with pytest.raises(ValueError, match=f"k={k} of 2 samples: expected 1 to 2"):
+            draw_majority_at_k([R, W], k)
+
+
+# Best-of-k
+
+
+def best_over_all_subsets(scores: list[float], flags: list[bool], k: int) -> Fraction:
+    """Of every subset the share that is right of those with its highest score."""
+    chances = []
+    for subset in combinations(zip(scores, flags, strict=True), k):
+        top = [right for score, right in subset if score == max(subset)[0]]
+        chances.append(Fraction(sum(top), len(top)))
+    return sum(chances, Fraction(0)) / len(chances)
+
+
+def best_by_the_papers_sum(scores: list[float], flags: list[bool], k: int) -> Fraction:
+    """V-STaR, eq. 3, in whole numbers; of ties each rank has the share of all of them."""
+    ranked = sorted(zip(scores, flags, strict=True), reverse=True)
+    alphas: list[Fraction] = []
+    for _, tied in groupby(ranked, key=lambda pair: pair[0]):
+        right = [flag for _, flag in tied]
+        alphas += [Fraction(sum(right), len(right))] * len(right)
+    many = len(alphas)
+    terms = [math.comb(many - i - 1, k - 1) * alphas[i] for i in range(many - k + 1)]
+    return sum(terms, Fraction(0)) / math.comb(many, k)
+
+
+@pytest.mark.parametrize(
+    ("scores", "flags", "k", "expected"),
+    [
+        ([3, 2, 1], [1, 0, 1], 2, 2 / 3),  # pairs: 3 2 right, 3 1 right, 2 1 wrong
+        ([3, 2, 1], [0, 1, 1], 2, 1 / 3),
+        ([3, 2, 1], [0, 0, 1], 1, 1 / 3),  # the last counts for k = 1: the sum runs to N - k
+        ([3, 2, 1], [1, 0, 0], 3, 1),  # and for k = N the first does
+        ([1, 1, 0], [1, 0, 1], 2, (1 / 2 + 1 + 0) / 3),  # the pair that ties is shared
+        ([0, 0, 1, 1], [1, 1, 1, 0], 4, 1 / 2),
+        ([-math.inf, -7.5], [1, 0], 2, 0),
+        ([-math.inf, -math.inf], [1, 0], 2, 1 / 2),
+    ],
+)
+def test_best_of_k_by_hand(scores, flags, k, expected):
+    assert best_of_k(scores, flags, k) == pytest.approx(expected)
+
+
+def test_best_of_k_over_all_subsets_for_every_pattern_of_ties():
+    for many in range(1, 7):
+        for steps in product([0, 1], repeat=many - 1):  # 0: ties with the one before
+            scores = [float(score) for score in accumulate(steps, initial=0)]
+            for flags in product([False, True], repeat=many):
+                for k in range(1, many + 1):
+                    exact = best_over_all_subsets(scores, list(flags), k)
+                    assert best_of_k(scores, flags, k) == pytest.approx(float(exact), abs=1e-14)
+
+
+def test_best_of_k_is_the_mean_over_orders_of_ties():
+    """Each order is one ranking without ties, to which the paper's sum applies as it is."""
+    scores, flags = [2.0, 2.0, 2.0, 1.0, 0.0, 0.0], [True, False, False, True, True, False]
+    orders = [order for order in permutations(range(6)) if [scores[i] for i in order] == scores]
+    assert len(orders) == 12
+    for k in range(1, 7):
+        each = [
+            best_by_the_papers_sum([6, 5, 4, 3, 2, 1], [flags[i] for i in order], k)
+            for order in orders
+        ]
+        assert best_of_k(scores, flags, k) == pytest.approx(float(sum(each) / len(each)))
+
+
+@pytest.mark.parametrize(("many", "k"), [(128, 1), (128, 64), (128, 128), (1000, 64), (1000, 999)])
+@pytest.mark.parametrize("levels", [3, 40, 10**9])
+def test_best_of_k_of_many_is_the_exact_fraction(many, k, levels):
+    rng = Random(9)
+    scores = [float(rng.randrange(levels)) for _ in range(many)]
+    flags = [rng.random() < 0.3 for _ in scores]
+    exact = float(best_by_the_papers_sum(scores, flags, k))
+    assert best_of_k(scores, flags, k) == pytest.approx(exact, rel=1e-12, abs=1e-15)
+
+
+def test_best_of_k_of_very_many_is_a_number():
+    """Of 100,000 with one right, and that the best, it is k / N."""
+    scores = np.arange(100_000.0)
+    assert best_of_k(scores, scores == 99_999, 30_000) == pytest.approx(0.3, rel=1e-12)
+    assert best_of_k(scores, scores < 99_999, 30_000) == pytest.approx(0.7, rel=1e-12)
+
+
+def scored(rng: Random, most: int = 40) -> tuple[list[float], list[bool]]:
+    many, levels = rng.randint(1, most), rng.choice([1, 3, 1000])
+    scores = [rng.choice([-math.inf, *map(float, range(levels))]) for _ in range(many)]
+    return scores, [rng.random() < 0.4 for _ in range(many)]
+
+
+def test_best_of_1_is_the_mean_and_best_of_all_the_share_of_the_top_that_is_right():
+    rng = Random(10)
+    for _ in range(200):
+        scores, flags = scored(rng)
+        top = [right for score, right in zip(scores, flags, strict=True) if score == max(scores)]
+        assert best_of_k(scores, flags, 1) == pytest.approx(sum(flags) / len(flags))
+        assert best_of_k(scores, flags, len(scores)) == sum(top) / len(top)
+
+
+def test_equal_scores_are_as_good_as_none_for_any_k():
+    for score in (0.0, -31.25, -math.inf):
+        for k in range(1, 13):
+            assert best_of_k([score] * 12, [True] * 5 + [False] * 7, k) == pytest.approx(5 / 12)
+
+
+def test_perfect_scores_reach_pass_at_k_and_grow_with_k():
+    for right in range(17):
+        flags = [True] * right + [False] * (16 - right)
+        for scores in (flags, range(16, 0, -1)):
+            values = [best_of_k([*scores], flags, k) for k in range(1, 17)]
+            assert values == pytest.approx([pass_at_k(16, right, k) for k in range(1, 17)])
+            assert all(more >= less - 1e-12 for less, more in pairwise(values))
+
+
+def test_best_of_k_lies_between_the_worst_ranking_and_pass_at_k():
+    rng = Random(11)
+    for _ in range(200):
+        scores, flags = scored(rng)
+        many, wrong = len(flags), len(flags) - sum(flags)
+        for k in sizes(many):
+            least = 1 - pass_at_k(many, wrong, k)  # all right ones last
+            most = pass_at_k(many, sum(flags), k)
+            value = best_of_k(scores, flags, k)
+            assert 0 <= value <= 1
+            assert least - 1e-12 <= value <= most + 1e-12
+
+
+def test_best_of_k_depends_on_the_order_of_scores_alone():
+    rng = Random(12)
+    for _ in range(50):
+        scores, flags = scored(rng)
+        places = rng.sample(range(len(flags)), len(flags))
+        shuffled, moved = [scores[i] for i in places], [flags[i] for i in places]
+        likelihoods = [math.exp(score / 1000) for score in shuffled]
+        for k in sizes(len(flags)):
+            value = best_of_k(scores, flags, k)
+            assert best_of_k(shuffled, moved, k) == value
+            assert best_of_k(likelihoods, moved, k) == value
+
+
+def test_best_of_k_of_right_and_of_wrong_ones_is_1_together():
+    rng = Random(13)
+    for _ in range(50):
+        scores, flags = scored(rng)
+        wrong = [not right for right in flags]
+        for k in sizes(len(flags)):
+            both = best_of_k(scores, flags, k) + best_of_k(scores, wrong, k)
+            assert both == pytest.approx(1)
+
+
+def test_best_of_k_is_never_above_1_not_even_by_rounding():
+    rng = Random(15)
+    for _ in range(300):
+        scores, _ = scored(rng, most=60)
+        for k in sizes(len(scores)):
+            value = best_of_k(scores, [True] * len(scores), k)
+            assert value <= 1
+            assert value == pytest.approx(1, abs=1e-14)
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    with pytest.raises(
+        ValueError, match=r"scores\[1\] is NaN, 2 of 3 are: expected numbers or -inf"
+    ):
+        best_of_k([1.0, math.nan, math.nan], [True, True, False], 2)
+
+
+def test_scores_and_flags_that_do_not_match_and_a_wrong_k_are_refused():
+    with pytest.raises(ValueError, match=r"scores of shape \(2,\), correct of shape \(1,\)"):
+        best_of_k([1.0, 2.0], [True], 1)
+    with pytest.raises(ValueError, match=r"scores of shape \(1, 2\)"):
+        best_of_k(np.ones((1, 2)), np.ones((1, 2)), 1)
+    for k in (0, 3):
+        with pytest.raises(ValueError, match=f"k={k} of 2 samples: expected 1 to 2"):
+            best_of_k([1.0, 2.0], [True, False], k)
+    with pytest.raises(ValueError, match="k=1 of 0 samples"):
+        best_of_k([], [], 1)
+
+
+def test_best_of_k_of_problems_has_a_bootstrap_interval_that_holds_its_mean():
+    rng = Random(14)
+    problems = [scored(rng) for _ in range(60)]
+    values = [best_of_k(scores, flags, 1) for scores, flags in problems]
+    low, high = bootstrap_interval(values)
+    assert 0 <= low < np.mean(values) < high <= 1
+    raised = {f"test/{n}": best_of_k(*problem, 1) for n, problem in enumerate(problems)}
+    assert paired_difference(raised, raised) == (0, (0, 0))
 
 
 def test_the_sizes_are_powers_of_two_and_all():
