@@ -32,7 +32,7 @@ PLACES = {
     "checkpoint_half_written": ("star_exp.checkpoints:torch.save", 2),
     "base_folder_half_written": ("star_exp.models.tiny:json.dumps", 2),
     "final_evaluation": ("star_exp.callbacks.evaluate:Evaluate.on_run_end", 1),
-    "model_saving": ("star_exp.run:_save_model", 1),
+    "model_saving": ("star_exp.modules.base:save", 1),
     "results_writing": ("star_exp.rundir:RunDirectory.finish", 1),
 }
 TIMED = ("seconds", "tokens_per_s")

@@ -1,17 +1,37 @@
 """A language model as a Lightning module: its weights, where they came from, and its optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
+from star_exp.errors import UserError
+from star_exp.files import replace_file, replace_folder
+from star_exp.models.base import save
 from star_exp.models.lora import num_adapter_weights
 from star_exp.sampling.base import Policy
 
 Load = Callable[[], Policy]  # M_0, read anew: models/base.py
 Rate = Callable[[int, int], float]  # (step since the reset, steps of the iteration) -> factor
+
+
+def started_from(base: Load, path: Path) -> Policy:
+    """M_0 with the weights that `save_trained` wrote. UserError if they are of another model."""
+    policy = base()
+    saved = {name.removeprefix("model."): part for name, part in load_file(path).items()}
+    lost = [name for name, part in policy.model.named_parameters() if part.requires_grad]
+    if set(lost) != set(saved):
+        raise UserError(
+            f"{path} holds the weights of another model ({len(saved)} tensors, and {len(lost)} are "
+            "trained here); give the model that it was made with, its adapters included"
+        )
+    policy.model.load_state_dict(saved, strict=False)
+    return policy
 
 
 class LanguageModel(pl.LightningModule):
@@ -58,9 +78,24 @@ class LanguageModel(pl.LightningModule):
         named = self.named_parameters(remove_duplicate=False)  # tied ones under each of their names
         return {name: weights for name, weights in named if not weights.requires_grad}
 
+    def save_trained(self, path: Path) -> None:
+        """A file of all that is trained: what `started_from` puts into M_0 again."""
+        named = self.named_parameters()
+        trained = {name: part.detach().cpu() for name, part in named if part.requires_grad}
+        with replace_file(path) as file:
+            file.write(serialize({name: part.contiguous() for name, part in trained.items()}))
+
+    def save(self, root: Path) -> None:
+        """model/: the weights in Hugging Face format; adapter/: adapters alone, in PEFT's."""
+        with replace_folder(root / "model") as temporary:
+            save(self.policy, temporary)
+        if num_adapter_weights(self.model):
+            with replace_folder(root / "adapter") as temporary:
+                self.model.save_pretrained(temporary)
+
     def configure_optimizers(self):
         """AdamW; weight decay on matrices only. Called again by each reset (callbacks/reset.py)."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.parameters() if p.requires_grad]  # a head's too
         groups = [
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
@@ -75,9 +110,23 @@ class LanguageModel(pl.LightningModule):
         # at the first set-up, before a loader is read, there is no iteration: any factor will do
         return self.rate(step, int(steps)) if steps not in (0, float("inf")) else 1.0
 
+    def on_train_epoch_start(self) -> None:
+        self.losses: list[Tensor] = []
+
     def final_loss(self) -> float:
-        """The loss that an iteration ended with; for the report."""
-        raise NotImplementedError
+        """Mean of train/loss over the last tenth of the iteration's steps, over all ranks."""
+        tail = torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean()
+        return float(self.trainer.strategy.reduce(tail, reduce_op="mean"))
+
+    def log_step(self, loss: Tensor, **others: Tensor) -> None:
+        """train/loss and others of a step, each such that the ranks' mean is the step's value."""
+        self.losses.append(loss.detach())
+        for name, value in {"loss": loss, **others}.items():
+            self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, sync_dist=True)
+        self.log("train/lr", self._learning_rate(), on_step=True, on_epoch=False)
+
+    def _learning_rate(self) -> float:
+        return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     @property
     def passes_a_trained_token(self) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -42,34 +41,20 @@ class FineTune(LanguageModel):
         super().__init__(base, learning_rate, rate, betas, weight_decay)
         self.kl_to_base = kl_to_base
 
-    def on_train_epoch_start(self) -> None:
-        self.losses: list[Tensor] = []
-
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         if self.kl_to_base:
             sums = summed_loss_and_kl(self.model, self._frozen_base, batch)
             loss, kl = sums / batch["share"]
-            total = loss + self.kl_to_base * kl
-            self.log("train/kl", kl.detach(), on_step=True, on_epoch=False, sync_dist=True)
-        else:
-            loss = total = summed_loss(self.model, batch) / batch["share"]
-        self.losses.append(loss.detach())
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, sync_dist=True)
-        self.log("train/lr", self._learning_rate(), on_step=True, on_epoch=False)
-        return total
+            self.log_step(loss, kl=kl)
+            return loss + self.kl_to_base * kl
+        loss = summed_loss(self.model, batch) / batch["share"]
+        self.log_step(loss)
+        return loss
 
     @property
     def passes_a_trained_token(self) -> int:
         """One more where the base model reads the token too."""
         return super().passes_a_trained_token + (self.kl_to_base > 0)
-
-    def final_loss(self) -> float:
-        """Mean loss a token over the last tenth of the iteration's steps, over all ranks."""
-        tail = torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean()
-        return float(self.trainer.strategy.reduce(tail, reduce_op="mean"))
-
-    def _learning_rate(self) -> float:
-        return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def _frozen_base(self) -> AbstractContextManager[PreTrainedModel]:
         """M_0 in eval mode: the model without its adapters; if it has none, a copy beside it."""

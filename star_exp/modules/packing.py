@@ -30,6 +30,7 @@ log = logging.getLogger("star_exp")
 
 NAME = "star_exp_packed"
 PADDING = 0.05  # of the tokens of a padded batch, at most, where a model can't read packed rows
+FILLED = {"input_ids": 0, "labels": IGNORED, "owner": 0}  # what padding holds; see loss.owned
 
 
 def enable(model: PreTrainedModel) -> bool:
@@ -72,16 +73,14 @@ def inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def like_lengths(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The examples of a packed row, (1, T), as padded batches with little padding."""
     lengths = batch["lengths"].tolist()  # ascending
-    tokens, labels = (batch[name][0].split(lengths) for name in ("input_ids", "labels"))
+    rows = {name: batch[name][0].split(lengths) for name in FILLED if name in batch}
     start = 0
     for end in range(1, len(lengths) + 1):
         wider = lengths[start : end + 1]
         if end == len(lengths) or sum(wider) < (1 - PADDING) * wider[-1] * len(wider):
             yield {
-                "input_ids": pad_sequence([*tokens[start:end]], batch_first=True),
-                "labels": pad_sequence(
-                    [*labels[start:end]], batch_first=True, padding_value=IGNORED
-                ),
+                name: pad_sequence([*row[start:end]], batch_first=True, padding_value=FILLED[name])
+                for name, row in rows.items()
             }
             start = end
 
