@@ -5,6 +5,9 @@ work that was finished. Kept apart from the rollouts, which are the same to the 
 """
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from star_exp.files import explained
@@ -22,6 +25,13 @@ class Clock:
             with path.open("ab+") as file:
                 cut = file.tell() > 0 and path.read_bytes()[-1:] != b"\n"  # by a kill
                 file.write((cut * "\n" + json.dumps(entry) + "\n").encode())
+
+    @contextmanager
+    def timed(self, iteration: int, phase: str, rank: int = 0) -> Iterator[None]:
+        """Adds what the body takes, if it ends."""
+        begun = time.perf_counter()
+        yield
+        self.add(iteration, phase, time.perf_counter() - begun, rank)
 
     def seconds(self, iteration: int) -> dict[str, float]:
         """Wall time of each phase of an iteration: that of the busiest rank."""

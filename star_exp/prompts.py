@@ -52,6 +52,10 @@ class Prompts:
         """Strings that end a completion: none in a chat, where the end of the turn does."""
         return () if self.chat else task.stop
 
+    def said(self, completion: str) -> str:
+        """A completion that no model sampled, as it would stand in a chat or in a text."""
+        return completion.strip() if self.chat else completion
+
     def _turns(self, task: Task, problem: Problem, hint: bool, shown: bool) -> list[str]:
         """question, completion, question, completion, ..., question."""
         turns = []

@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 import zipfile
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,18 +25,17 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from star_exp import summary
+from star_exp import summary, verifying
 from star_exp.callbacks.reset import SeedIteration
 from star_exp.checkpoints import MovableCheckpoint, WholeCheckpointIO
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.errors import CheckpointError
-from star_exp.files import replace_folder
 from star_exp.loggers import RunInfo
-from star_exp.models.base import save
-from star_exp.models.lora import num_adapter_weights
-from star_exp.modules.base import LanguageModel
+from star_exp.modules.base import LanguageModel, Load, started_from
+from star_exp.records import Problem
 from star_exp.rundir import RunDirectory, is_main_process
+from star_exp.scores import ScoreStore
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
@@ -43,20 +43,27 @@ log = logging.getLogger("star_exp")
 OTHER_TASK = re.compile(r"ood/[^/=]+/accuracy")
 
 
-def run(config: dict[str, Any], overrides: list[str]) -> float | None:
+def run(
+    config: dict[str, Any], overrides: Sequence[str] = (), generator: Path | None = None
+) -> float | None:
     """Runs or resumes; returns the metric that a sweeper optimizes (config.optimized_metric).
 
+    generator: the run whose rollouts a verifier is trained on, where this is a verifier's fit.
     Raises UserError where the run directory, its checkpoint or its rollouts can't be used.
     """
+    if config["from"] is not None and generator is None:
+        config, generator = verifying.alone(config), Path(config["from"])
     console = Console()
     quiet_libraries()
     with RunDirectory(Path(config["run_dir"]), main=is_main_process()) as directory:
-        results = directory.open(config, overrides)
+        results = directory.open(config, [*overrides])
         if results["status"] == "finished":
             _say(console, results, directory.root, "finished before; nothing is left to do")
             return results["final"].get(config["optimized_metric"])
         try:
-            _fit(config, directory, console)
+            _fit(config, directory, console, generator)
+            if config["verifier"] is not None:
+                _verify(config, directory)
         except BaseException as error:
             directory.failed(error)
             raise
@@ -66,7 +73,9 @@ def run(config: dict[str, Any], overrides: list[str]) -> float | None:
         return results["final"].get(config["optimized_metric"])
 
 
-def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> None:
+def _fit(
+    config: dict[str, Any], directory: RunDirectory, console: Console, generator: Path | None
+) -> None:
     task = build(config["task"])
     source = build(config["model"])
     progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
@@ -75,13 +84,19 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> N
     _describe_base(console, directory, source.description(task))
 
     pl.seed_everything(config["seed"], verbose=False)
-    module: LanguageModel = build(config["module"], base=partial(source.load, folder))
+    base: Load = partial(source.load, folder)
+    handed: dict[str, Any] = {}
+    if generator is not None:
+        base = partial(started_from, base, verifying.sft(config, generator, run))
+        handed = {"generator": generator, "scores": ScoreStore(directory.root / "scores")}
+    module: LanguageModel = build(config["module"], base=base)
     data = build(
         config["data"],
         task=task,
         store=RolloutStore(directory.root / "rollouts"),
         clock=Clock(directory.root / "clock"),
         seed=config["seed"],
+        **handed,
     )
     trainer = build(
         config["trainer"],
@@ -94,7 +109,7 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> N
         log_every_n_steps=1,
         default_root_dir=directory.root,
         callbacks=_callbacks(config, directory, console),
-        logger=_loggers(config, directory) or False,
+        logger=_loggers(config, directory, "-verifier" if generator else "") or False,
         plugins=[WholeCheckpointIO()],
     )
     checkpoint = _last_checkpoint(directory.root)
@@ -109,7 +124,15 @@ def _fit(config: dict[str, Any], directory: RunDirectory, console: Console) -> N
         raise
     _close_wandb(trainer, exit_code=0)
     if is_main_process():
-        _save_model(module, directory.root)
+        module.save(directory.root)
+
+
+def _verify(config: dict[str, Any], directory: RunDirectory) -> None:
+    """The verifier's fit, and what it gives among the generator's results."""
+    results = directory.results()
+    verifier = verifying.after(config, results["final"]["iteration"])
+    run(verifier, generator=directory.root)
+    directory.add(verifying.picked(Path(verifier["run_dir"])))
 
 
 def _close_wandb(trainer: pl.Trainer, exit_code: int) -> None:
@@ -120,12 +143,15 @@ def _close_wandb(trainer: pl.Trainer, exit_code: int) -> None:
 
 
 def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console) -> list:
-    """Those of the config, in its order; those that every fit needs around them."""
+    """Those of the config, in its order, but for those that tell what the others did; and those
+    that every fit needs around them."""
     handed = {
         "star_exp.callbacks.report.Report": {"folder": directory.root, "head": directory.head},
+        "star_exp.callbacks.keep.KeepSFT": {"folder": directory.root},
         "star_exp.callbacks.panel.Panel": {"console": console},
     }
-    nodes = [node for node in config["callbacks"].values() if node is not None]
+    named = sorted(config["callbacks"].items(), key=lambda item: item[0] in ("report", "panel"))
+    nodes = [node for _, node in named if node is not None]
     callbacks = [build(node, **handed.get(node["_target_"], {})) for node in nodes]
     callbacks.append(SeedIteration(config["seed"]))
     if config["patience"] is not None:
@@ -147,12 +173,12 @@ def _measures_dev(config: dict[str, Any]) -> bool:
     return bool(evaluate) and "dev" in evaluate["splits"]
 
 
-def _loggers(config: dict[str, Any], directory: RunDirectory) -> list:
+def _loggers(config: dict[str, Any], directory: RunDirectory, part: str) -> list:
     choices, seed = config["choices"], config["seed"]
     info = RunInfo(
         folder=directory.root,
         run_id=directory.manifest["run_id"],
-        name="{variant}-{task}-{model}".format_map(choices) + f"-s{seed}",
+        name="{variant}-{task}-{model}".format_map(choices) + f"-s{seed}{part}",
         group=f"{config['name']}/{directory.manifest['config_hash_no_seed']}",
         tags=(*choices.values(), *config["tags"]),
         config={**config, **directory.manifest},
@@ -177,15 +203,6 @@ def _last_checkpoint(root: Path) -> Path | None:
             f"{root / 'rollouts'}, which are kept and not sampled anew"
         )
     return path
-
-
-def _save_model(module: LanguageModel, root: Path) -> None:
-    """model/: the final weights in Hugging Face format; adapter/: the adapters alone, in PEFT's."""
-    with replace_folder(root / "model") as temporary:
-        save(module.policy, temporary)
-    if num_adapter_weights(module.model):
-        with replace_folder(root / "adapter") as temporary:
-            module.model.save_pretrained(temporary)
 
 
 class _BaseProgress:
@@ -215,6 +232,9 @@ def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> No
         if f"{split}/accuracy" in final:
             line = f"{split}: {summary.said(final, f'{split}/accuracy', 1)}"
             console.print(line, highlight=False, soft_wrap=True)
+    for split in ("dev", "test"):
+        if any(name.startswith(f"{split}/pass@") for name in final):
+            console.print(summary.picked(final, split))
     console.print(f"{root}: {what}", highlight=False, soft_wrap=True)
 
 
@@ -231,7 +251,8 @@ def quiet_libraries() -> None:
 def fingerprints(task: Task) -> dict[str, str]:
     """A hash of each split's problems, with how many there are, and how many rows were left out.
 
-    Of a pool that is made as it is asked for, the first 1,000 stand for all.
+    And of what is asked: the prompt of each, with a hint too, and the exemplars that are shown. Of
+    a pool that is made as it is asked for, the first 1,000 stand for all.
     """
     found = {}
     for split in ("train", "dev", "test", "ood"):
@@ -240,9 +261,16 @@ def fingerprints(task: Task) -> dict[str, str]:
         except ValueError:  # the task has no such split
             continue
         known = problems if isinstance(problems, list) else problems[:1000]
-        digest = hashlib.blake2b(repr([*known]).encode(), digest_size=8).hexdigest()
+        asked = [(each, task.prompt(each), task.prompt(each, hint=True)) for each in known]
+        digest = hashlib.blake2b(repr(asked).encode(), digest_size=8).hexdigest()
         bad = task.left_out(split)
         found[split] = f"{digest} of {len(problems)}" + (f", {bad} rows left out" if bad else "")
+    try:
+        shown = task.shown(Problem("", "", ""))
+        digest = hashlib.blake2b(repr([*shown]).encode(), digest_size=8).hexdigest()
+        found["exemplars"] = f"{digest} of {len(shown)}"
+    except ValueError:  # the task has none
+        pass
     return found
 
 

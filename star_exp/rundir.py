@@ -115,6 +115,16 @@ class RunDirectory:
             return {"status": "running", "iterations": [], "final": {}}
         return json.loads(path.read_text())
 
+    def add(self, values: dict[str, float]) -> None:
+        """Puts what was measured after the last iteration into its line."""
+        results = {**self.head, **self.results()}
+        if self.main:
+            results["final"] |= values
+            results["iterations"][-1] |= values
+            lines = "".join(json.dumps(line) + "\n" for line in results["iterations"])
+            write_text(self.root / "metrics.jsonl", lines)
+            write_json(self.root / "results.json", results)
+
     def finish(self) -> dict[str, Any]:
         logging.getLogger("star_exp").info("finished")
         return self._set_status("finished")

@@ -101,6 +101,14 @@ class RolloutStore:
         """The rollouts of these phases, in order of phase and shard; [] where none were written."""
         return [rollout for path in self.shards(iteration, *phases) for rollout in read_shard(path)]
 
+    def solved(self, iteration: int, phase: str) -> set[str]:
+        """The problems with a right rollout; of many, read without their texts."""
+        found: set[str] = set()
+        for path in self.shards(iteration, phase):
+            table = read_table(path, ["problem", "correct"])
+            found |= set(table.filter(table.column("correct")).column("problem").to_pylist())
+        return found
+
     def shards(self, iteration: int, *phases: str) -> list[Path]:
         return [
             path

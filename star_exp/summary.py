@@ -1,5 +1,6 @@
 """A run's iterations as a table in the terminal and as curves in a picture."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,25 @@ def table(lines: Sequence[dict[str, Any]]):
         made.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         made.add_row(*(_cell(line.get(name), form) for _, name, form in columns))
+    return made
+
+
+def picked(line: dict[str, Any], split: str):
+    """A rich table: how often an answer is right that is picked from k candidates, by whom."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    found = [re.fullmatch(rf"{split}/(.+?)[@_](\d+)(?:/(\w+))?", name) for name in line]
+    sizes = sorted({int(each[2]) for each in found if each and each[1] == "pass"})
+    verifiers = dict.fromkeys(each[3] for each in found if each and each[1] == "best_of")
+    rows = [(f"best by {name}", f"{split}/best_of_{{}}/{name}") for name in verifiers]
+    rows = [("majority", f"{split}/majority@{{}}"), *rows, ("any right", f"{split}/pass@{{}}")]
+    shown = [k for k in sizes if k == sizes[-1] or k.bit_length() % 2]  # 1, 4, 16, 64 and all
+    made = Table(box=SIMPLE_HEAD, title=f"{split}, picked from k", title_justify="left")
+    for heading in ("", *(f"k={k}" for k in shown)):
+        made.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for heading, name in rows:
+        made.add_row(heading, *(_cell(line.get(name.format(k)), "{:.1%}") for k in shown))
     return made
 
 

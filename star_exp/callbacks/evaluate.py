@@ -51,4 +51,4 @@ class Evaluate(Phase):
                 problems=data.task.problems(split),
             )
             if work.problems:
-                sample_phase(trainer, module, data, work, self.sampler)
+                sample_phase(trainer, module.policy, data, work, self.sampler)

@@ -15,7 +15,6 @@ from star_exp.records import Problem, Rollout, Segment
 from star_exp.sampling.base import Sampler
 from star_exp.schedule import draw
 from star_exp.seeds import derive
-from star_exp.store import by_problem
 from star_exp.tasks.base import Exemplar, Judgement
 
 
@@ -56,7 +55,7 @@ class Generate(Phase):
             hinted=self.hinted,
             problems_a_shard=self.problems_a_shard,
         )
-        sample_phase(trainer, module, data, work, self.sampler)
+        sample_phase(trainer, module.policy, data, work, self.sampler)
 
     def todo(self, data: RolloutDataModule, iteration: int) -> Sequence[Problem]:
         return data.problems(iteration)
@@ -73,8 +72,7 @@ class Rationalize(Generate):
     hinted = True
 
     def todo(self, data: RolloutDataModule, iteration: int) -> Sequence[Problem]:
-        generated = by_problem(data.store.read(iteration, "generate"))
-        solved = {name for name, rollouts in generated.items() if any(r.correct for r in rollouts)}
+        solved = data.store.solved(iteration, "generate")
         return [problem for problem in data.problems(iteration) if problem.id not in solved]
 
 
@@ -93,7 +91,7 @@ class Written(Phase):
     ) -> None:
         data = data_of(trainer)
         written = self.completions(data, iteration)
-        texts = {each.problem.id: each.completion for each in written}
+        texts = {each.problem.id: data.prompts.said(each.completion) for each in written}
 
         def records(problems: Sequence[Problem]) -> list[Rollout]:
             pairs = [(problem, texts[problem.id]) for problem in problems]
@@ -166,9 +164,7 @@ class Solutions(Written):
 
     def __init__(self, most: int | None = None):
         if most is not None and most < 1:
-            raise UserError(
-                f"callbacks.solutions.most={most}: expected at least 1, or null for all"
-            )
+            raise UserError(f"callbacks.solutions.most={most}: expected 1 or more, or null")
         self.most = most
 
     def completions(self, data: RolloutDataModule, iteration: int) -> list[Exemplar]:

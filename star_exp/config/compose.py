@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from star_exp.errors import UserError
 
 # What does not change what is computed: where it runs, where it writes, how far it goes.
 NOT_HASHED = (
@@ -20,6 +22,7 @@ NOT_HASHED = (
     "choices",
     "logger",
     "callbacks.panel",
+    "chance_hits",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",
@@ -27,6 +30,10 @@ NOT_HASHED = (
 )
 # Likewise, of any sampler: how fast it is.
 SPEED = ("engine", "batch_size", "cache_gib")
+# Which an experiment may know, and not every variant has.
+PHASES = ("generate", "rationalize")
+# What a verifier's fit takes over from the run that it is on.
+OF_GENERATOR = ("task", "model", "sampling")
 
 
 def conf_dir() -> Path:
@@ -56,16 +63,53 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return OmegaConf.create(plain(bare))
 
 
+def with_generator(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with what a verifier shares with the run that `from` names, if it names one."""
+    if config.get("from") is None:
+        return config
+    path = Path(config["from"]) / "config.yaml"
+    if not path.exists():
+        raise UserError(f"from={config['from']} is not a run directory: it holds no config.yaml")
+    if config.get("verifier") is None:
+        raise UserError(
+            f"from={config['from']}: without a verifier nothing is trained on that run; add "
+            "variant=vstar_verifier, or verifier=dpo"
+        )
+    theirs = OmegaConf.load(path)
+    said = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    for word in sorted(said):
+        if word.split(".")[0].split("/")[0] in OF_GENERATOR:
+            raise UserError(f"{word} and from={config['from']} clash: it is that run's; leave it out")
+    with open_dict(config):
+        for name in (*OF_GENERATOR, *(("seed",) if "seed" not in said else ())):
+            config[name] = OmegaConf.select(theirs, name)
+        config.data.prompts = OmegaConf.select(theirs, "data.prompts")
+        for group in ("task", "model"):
+            config.choices[group] = OmegaConf.select(theirs, f"choices.{group}")
+    return config
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
     """The config with every interpolation resolved, as plain dicts, lists and values."""
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
+    _leave_out_absent_phases(container)
     return {str(key): value for key, value in container.items()}
+
+
+def _leave_out_absent_phases(config: dict[Any, Any]) -> None:
+    """An experiment may say how many samples a phase takes, and the variant have no such phase."""
+    callbacks = config.get("callbacks") or {}
+    for name in PHASES:
+        node = callbacks.get(name)
+        if isinstance(node, dict) and node.keys() <= {"samples"}:
+            del callbacks[name]
 
 
 def cell_hash(config: DictConfig) -> str:
     """Names what is computed, but for the seed: runs of one cell differ in their seeds alone."""
     container: Any = OmegaConf.to_container(config, resolve=False)
+    _leave_out_absent_phases(container)
     container["seed"] = None  # and whatever is set to it: task.seed=${seed} is still one cell
     for key in NOT_HASHED:
         *parents, last = key.split(".")

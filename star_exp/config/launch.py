@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from star_exp.config.compose import conf_dir, plain, register_resolvers
+from star_exp.config.compose import conf_dir, plain, register_resolvers, with_generator
 from star_exp.config.messages import for_the_user
 from star_exp.config.validate import ConfigError, validate
 
@@ -29,7 +29,7 @@ def launch(arguments: list[str]) -> None:
     def job(config: DictConfig) -> float | None:
         sys.argv = command  # Lightning starts the other ranks of a DDP run with these words
         try:
-            resolved = plain(config)
+            resolved = plain(with_generator(config, HydraConfig.get().overrides.task))
             validate(resolved)
             from star_exp.run import run
 

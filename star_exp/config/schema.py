@@ -1,7 +1,7 @@
 """Top-level keys of a config and their types; below `_target_` the constructor is the schema."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass
@@ -26,3 +26,6 @@ class Run:
     trainer: dict[str, Any]
     logger: dict[str, Any] | None
     callbacks: dict[str, Any]
+    verifier: dict[str, Any] | None = None
+    from_: str | None = None  # `from`
+    chance_hits: Literal["refuse", "keep"] = "refuse"  # of a task with two choices; checks.py

@@ -8,6 +8,7 @@ user's own classes as for ours; what can't be read (compiled code) is left to th
 
 import ast
 import importlib.util
+import keyword
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -217,7 +218,9 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
             fields |= _fields(*found)  # type: ignore[arg-type]
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            fields[statement.target.id] = Parameter(statement.annotation, statement.value is None)
+            name = statement.target.id
+            name = name[:-1] if keyword.iskeyword(name[:-1]) else name  # from_
+            fields[name] = Parameter(statement.annotation, statement.value is None)
     return fields
 
 

@@ -44,7 +44,10 @@ def example(policy: Policy, prompt: Sequence[int], rollout: Rollout) -> Example:
 
 def text_example(policy: Policy, prompt: str, completion: str) -> Example:
     """A text that no model sampled, as an example: a seed rationale."""
-    before, after = policy.encode(prompt), (*policy.encode_on(completion), end_token(policy))
+    before, after = (
+        (*policy.begin, *policy.encode(prompt)),
+        (*policy.encode_on(completion), end_token(policy)),
+    )
     return Example((*before, *after), (False,) * len(before) + (True,) * len(after))
 
 

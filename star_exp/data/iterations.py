@@ -1,4 +1,4 @@
-"""What the data of a fit have in common, whatever is trained: an iteration is a loader of its own."""
+"""What the data of a fit have in common, whatever is trained: a loader for each iteration."""
 
 from abc import abstractmethod
 
@@ -59,6 +59,6 @@ class IterationData(pl.LightningDataModule):
         if remaining <= 0:  # fit will return at once, without on_train_end
             for phase in phases:
                 phase.on_run_end(trainer, module, iteration - 1)
-            return DataLoader([], batch_size=None)
+            return DataLoader([], batch_size=None)  # type: ignore[arg-type]
         steps = self.steps(module, iteration, trainer.global_rank, trainer.world_size)
         return DataLoader(steps, batch_size=None, shuffle=False)

@@ -1,1 +1,1 @@
-"""Where M_0 comes from: a model made on the spot (and, with their issue, models of the hub)."""
+"""Where M_0 comes from: made on the spot, the hub, a folder, or a GGUF inside of a package."""

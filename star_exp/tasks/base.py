@@ -78,9 +78,12 @@ class Task(ABC):
         try:
             answer = self.extract(completion)
             correct = self.correct(problem, answer)
-            lenient = correct or self.correct(problem, self.extract_loosely(completion))
         except Exception as error:  # a checker may fail in any way on what a model writes
             return Judgement(None, False, False, f"{type(error).__name__}: {error}")
+        try:
+            lenient = correct or self.correct(problem, self.extract_loosely(completion))
+        except Exception:  # on what was no answer to begin with
+            lenient = False
         return Judgement(answer, correct, lenient)
 
     @abstractmethod

@@ -1,0 +1,108 @@
+"""How well one of several candidates is picked: by a verifier's score, or by weighted votes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from star_exp.metrics.calibration import auc, auc_within, ece
+from star_exp.metrics.estimators import best_of_k, sizes, weighted_majority_at_k
+from star_exp.metrics.rollouts import majorities, passes, vote
+from star_exp.records import Rollout
+from star_exp.seeds import derive
+from star_exp.store import by_problem
+
+DRAWS = 200  # subsets of a problem's candidates, for what has no closed form
+
+
+def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """pass@k and majority@k of several samples of each problem; {} if there are none.
+
+    Not `accuracy`, which is that of one greedy sample.
+    """
+    values = {}
+    for k in _sizes(rollouts):
+        values[f"{split}/pass@{k}"] = fmean(passes(rollouts, k).values())
+        values[f"{split}/majority@{k}"] = fmean(majorities(rollouts, k).values())
+    return values
+
+
+def selected(
+    split: str, rollouts: Sequence[Rollout], verifier: str, scores: Sequence[float]
+) -> dict[str, float]:
+    """What a verifier's scores of the rollouts are good for; {} if there are none.
+
+    Votes are weighted by the scores that are probabilities, and else, taken for log-likelihoods, by
+    exp(score). ece is measured of probabilities alone.
+    """
+    if not rollouts:
+        return {}
+    right = [rollout.correct for rollout in rollouts]
+    probable = all(0 <= score <= 1 for score in scores)
+    values = {
+        f"auc/{verifier}": auc(scores, right),
+        f"auc_within/{verifier}": auc_within(
+            (part, [rollout.correct for rollout in mine]) for mine, part in _parts(rollouts, scores)
+        ),
+    }
+    if probable:
+        values[f"ece/{verifier}"] = ece(scores, right)
+    for k in _sizes(rollouts):
+        values[f"best_of_{k}/{verifier}"] = fmean(best_of(rollouts, scores, k).values())
+        votes = _weighted_majorities(rollouts, scores, k, probable)
+        values[f"weighted_majority@{k}/{verifier}"] = fmean(votes)
+    return {f"{split}/{name}": value for name, value in values.items() if not math.isnan(value)}
+
+
+def best_of(rollouts: Sequence[Rollout], scores: Sequence[float], k: int) -> Mapping[str, float]:
+    """Of each problem: the chance that the best-scored of k of its candidates is right.
+
+    A text that was cut off is no candidate for an answer: it comes last.
+    """
+    return {
+        mine[0].problem: best_of_k(_finished(mine, part), [r.correct for r in mine], k)
+        for mine, part in _parts(rollouts, scores)
+    }
+
+
+def _weighted_majorities(
+    rollouts: Sequence[Rollout], scores: Sequence[float], k: int, probable: bool
+) -> list[float]:
+    found = []
+    for mine, part in _parts(rollouts, scores):
+        answers, right = [vote(rollout) for rollout in mine], [r.correct for r in mine]
+        weights = part if probable else _likelihoods(part, answers)
+        seed = derive("votes", mine[0].problem)
+        chance, _ = weighted_majority_at_k(answers, weights, right, k, draws=DRAWS, seed=seed)
+        found.append(chance)
+    return found
+
+
+def _likelihoods(scores: Sequence[float], answers: Sequence[str | None]) -> list[float]:
+    """exp(score) over the highest of those that vote; equal weights where none is finite."""
+    said = [score for score, answer in zip(scores, answers, strict=True) if answer is not None]
+    highest = max(said, default=-math.inf)
+    if highest == -math.inf:
+        return [1.0] * len(scores)
+    return [math.exp(min(0.0, score - highest)) for score in scores]
+
+
+def _finished(rollouts: Sequence[Rollout], scores: Sequence[float]) -> list[float]:
+    pairs = zip(rollouts, scores, strict=True)
+    return [-math.inf if rollout.truncated else score for rollout, score in pairs]
+
+
+def _parts(
+    rollouts: Sequence[Rollout], scores: Sequence[float]
+) -> list[tuple[list[Rollout], list[float]]]:
+    """(rollouts, scores) of each problem."""
+    score_of = {id(r): score for r, score in zip(rollouts, scores, strict=True)}
+    return [
+        (mine, [score_of[id(rollout)] for rollout in mine])
+        for mine in by_problem(rollouts).values()
+    ]
+
+
+def _sizes(rollouts: Sequence[Rollout]) -> list[int]:
+    """The k that are measured: up to the fewest candidates that a problem has; none of one."""
+    fewest = min((len(mine) for mine in by_problem(rollouts).values()), default=0)
+    return sizes(fewest) if fewest > 1 else []

@@ -1,0 +1,106 @@
+"""What comes after a generator: the fit of a verifier on what its run wrote (V-STaR, section 3).
+
+    RUN_DIR/sft.safetensors         G_SFT, kept by the generator's run
+    RUN_DIR/verifier/iter_004/      a run directory of its own, of the generator's iteration 4
+        verifier.safetensors        the verifier
+        scores/iter_002/...         what it gave the candidates after its second iteration
+
+A verifier's fit is a run as any other, with the verifier's module, data and callbacks: it resumes,
+reports and logs in the same way. `star-exp run variant=vstar` makes it when the generator is done;
+`star-exp run variant=vstar_verifier from=RUN_DIR` for a run that was made before.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from star_exp.callbacks.keep import SFT
+from star_exp.errors import UserError
+
+Config = dict[str, Any]
+SHARED = ("report", "panel")  # callbacks that every fit has
+PICKED = ("best_of_", "weighted_majority@", "auc", "ece")  # what is measured of a verifier
+
+
+def after(config: Config, iteration: int) -> Config:
+    """The config of the fit that follows a generator of so many iterations."""
+    return _fit(config, Path(config["run_dir"]) / "verifier" / f"iter_{iteration:03d}")
+
+
+def alone(config: Config) -> Config:
+    """The config of a fit by itself, on the run that `from` names. UserError if that has no end."""
+    results = _json(Path(config["from"]) / "results.json")
+    if results["status"] != "finished":
+        raise UserError(
+            f"from={config['from']}: that run is {results['status']}; finish it first, by the "
+            "command that it was started with"
+        )
+    return _fit(config, Path(config["run_dir"]))
+
+
+def _fit(config: Config, root: Path) -> Config:
+    mine = config["verifier"]
+    shared = {name: config["callbacks"].get(name) for name in SHARED}
+    return {
+        **config,
+        **{name: mine[name] for name in ("iterations", "module", "data")},
+        "callbacks": {**mine["callbacks"], **shared},
+        "run_dir": str(root),
+        "verifier": None,
+        "patience": None,
+    }
+
+
+def sft(config: Config, generator: Path, run: Callable[[Config], Any]) -> Path:
+    """G_SFT of the run that a verifier's fit is on; made here, by `run`, if that run kept none.
+
+    Then it is M_0 after two passes over the solutions that come with the problems (V-STaR,
+    section 4, for GSM8K), in a run directory below the verifier's.
+    """
+    if (generator / SFT).exists():
+        return generator / SFT
+    theirs: Any = OmegaConf.to_container(OmegaConf.load(generator / "config.yaml"))
+    root = Path(config["run_dir"]) / "sft"
+    kept = {name: theirs["callbacks"].get(name) for name in ("evaluate", *SHARED)}
+    run(
+        {
+            **theirs,
+            "name": config["name"],
+            "run_dir": str(root),
+            "seed": config["seed"],
+            "iterations": 1,
+            "patience": None,
+            "from": None,
+            "verifier": None,
+            "data": {
+                **theirs["data"],
+                "phases": ["solutions"],
+                "schedule": {"_target_": "star_exp.schedule.Epochs", "epochs": 2.0},
+                "filters": [{"_target_": "star_exp.filters.Correct"}],
+                "replay": 0.0,
+            },
+            "callbacks": {
+                "solutions": {"_target_": "star_exp.callbacks.generate.Solutions"},
+                "keep": {"_target_": "star_exp.callbacks.keep.KeepSFT"},
+                **kept,
+            },
+        }
+    )
+    return root / SFT
+
+
+def picked(root: Path) -> dict[str, float]:
+    """What a verifier's run says of how it picks, for the results of the generator's."""
+    final = _json(root / "results.json")["final"]
+    return {
+        name: value for name, value in final.items() if name.partition("/")[2].startswith(PICKED)
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"from={path.parent}: there is no {path.name}; give the folder of a run")
+    return json.loads(path.read_text())
