@@ -12,9 +12,10 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
 log = logging.getLogger("star_exp")
+PACKAGES = (
+    *("star-exp", "torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets"),
+    *("math-verify", "reasoning-gym", "wandb", "pyarrow"),
+)
 OTHER_TASK = re.compile(r"ood/[^/=]+/accuracy")
 
 
@@ -232,6 +237,9 @@ def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> No
         if f"{split}/accuracy" in final:
             line = f"{split}: {summary.said(final, f'{split}/accuracy', 1)}"
             console.print(line, highlight=False, soft_wrap=True)
+    for name in (name for name in final if name.startswith(("general/", "faithful/"))):
+        if name.count("/") == 1:  # not each part of it
+            console.print(f"{name}: {final[name]:.3g}", highlight=False)
     for split in ("dev", "test"):
         if any(name.startswith(f"{split}/pass@") for name in final):
             console.print(summary.picked(final, split))
@@ -280,5 +288,11 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    packages = ("star-exp", "torch", "transformers", "pytorch-lightning", "wandb", "pyarrow")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
+    """Of what decides the numbers: what trains and samples, and what reads and judges."""
+    return {"python": sys.version.split()[0], **dict(_installed())}
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # an extra
+            yield name, version(name)

@@ -77,6 +77,12 @@ class RunDirectory:
                     + "\nchoose another run_dir, or give the settings that it was started with"
                 )
         results = self.results()
+        done = max((line["iteration"] for line in results["iterations"]), default=0)
+        if done > config["iterations"]:
+            raise ConfigMismatch(
+                f"{self.root} has {done} iterations behind it, which is more than "
+                f"iterations={config['iterations']}; give {done} or more, or another name="
+            )
         more = config["iterations"] > results.get("requested_iterations", -1)
         if results["status"] == "finished" and not more:
             return results  # and nothing of it is touched
@@ -100,10 +106,15 @@ class RunDirectory:
         path = self.root / "manifest.json"
         before = json.loads(path.read_text()).get("data", fingerprints) if path.exists() else {}
         if before and before != fingerprints:
+            changed = [
+                f"{name}: {before.get(name, 'none')} then, {fingerprints.get(name, 'none')} now"
+                for name in sorted({*before, *fingerprints})
+                if before.get(name) != fingerprints.get(name)
+            ]
             raise ConfigMismatch(
-                f"the problems of the task have changed since {self.root} was begun: "
-                f"{before} then, {fingerprints} now; choose another run_dir, or take the data that "
-                "it began with"
+                f"the data of the task have changed since {self.root} was begun:\n  "
+                + "\n  ".join(changed)
+                + "\nchoose another run_dir, or take the data that it began with"
             )
         self.manifest["data"] = fingerprints
         if self.main:

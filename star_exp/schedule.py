@@ -105,12 +105,13 @@ def draw(population: Sequence[T], size: int | None, seed: int) -> Sequence[T]:
 
 @dataclass(frozen=True)
 class ConstantRate:
-    """Linear warm-up, then constant (STaR, section 4.1: 100 steps of warm-up)."""
+    """Linear warm-up to `level`, then constant (STaR, section 4.1: 100 steps of warm-up)."""
 
     warmup: int = 100
+    level: float = 1.0
 
     def __call__(self, step: int, steps: int) -> float:
-        return min(1.0, (step + 1) / max(1, self.warmup))
+        return self.level * min(1.0, (step + 1) / max(1, self.warmup))
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class Report(Phase):
             "train/steps": trainer.num_training_batches,
             "train/tokens": data.num_tokens,
             "train/final_loss": module.final_loss(),
+            **data.told(),
         }
         self._iteration(trainer, module, iteration, trained, again=True)
 

@@ -31,6 +31,10 @@ class IterationData(pl.LightningDataModule):
         """Whether anything is trained; else the base model is measured, and no more."""
         return True
 
+    def told(self) -> dict[str, float]:
+        """More of the iteration that was prepared last, as metrics."""
+        return {}
+
     @abstractmethod
     def steps(
         self, module: LanguageModel, iteration: int, rank: int, world: int

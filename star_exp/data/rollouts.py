@@ -76,6 +76,8 @@ class RolloutDataModule(IterationData):
         self.problems_per_iteration, self.curriculum = problems_per_iteration, curriculum
         self.general, self.windows = general, general.windows(batch_size) if general else 0
         self._drawn: dict[int, Sequence[Problem]] = {}
+        self.num_kept: dict[str, int] = {}  # rollouts after each filter, of the last iteration
+        self.num_problems = 0  # that these are of
 
     def problems(self, iteration: int) -> Sequence[Problem]:
         """The training problems of an iteration, the same whoever asks and whenever."""
@@ -96,6 +98,10 @@ class RolloutDataModule(IterationData):
     @property
     def trains(self) -> bool:
         return bool(self.phases)
+
+    def told(self) -> dict[str, float]:
+        kept = {f"train/kept/{name}": float(count) for name, count in self.num_kept.items()}
+        return {"train/problems": float(self.num_problems), **kept}
 
     def steps(
         self, module: LanguageModel, iteration: int, rank: int, world: int
@@ -146,8 +152,11 @@ class RolloutDataModule(IterationData):
             for rollout in self.store.read(past, *self.phases)
         ]
         kept = [rollout for rollout in rollouts if not rollout.truncated]  # whatever the filters
+        self.num_kept = {}
         for filter_ in self.filters:
             kept = filter_(kept)
+            self.num_kept[type(filter_).__name__] = len(kept)
+        self.num_problems = len({rollout.problem for rollout in kept})
         if not kept:
             names = ", ".join(type(filter_).__name__ for filter_ in self.filters)
             raise UserError(
