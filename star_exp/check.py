@@ -3,27 +3,27 @@
     star-exp check task=gsm8k task.path=gsm8k
     star-exp check task=jsonl task.path=mine.jsonl
 
-Grades three answers to every problem of every split: the gold one, which must be right, none, and
-the gold answer of another problem, neither of which may be. Each exception is printed with its row.
+Grades three answers to every problem of every split, whatever the sizes: the gold one, which must
+be right, none, and the gold answer of another problem, neither of which may be. Exemplars are
+graded likewise, with their rationales. Each row left out and each exception is printed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from star_exp.checking.numbers import last_number
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
 from star_exp.config.validate import ConfigError, validate_part
 from star_exp.errors import UserError
 from star_exp.records import Problem
-from star_exp.tasks.base import Judgement, Task
-
-SPLITS = ("train", "dev", "test")
-SHOWN = 20  # exceptions that are printed
+from star_exp.tasks.base import Exemplar, Judgement, Task
+from star_exp.tasks.dataset import SPLITS, DatasetTask
 
 
 @dataclass(frozen=True)
@@ -52,67 +52,111 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"{others[0]}: only task=... and task.KEY=... can be given here")
     node = _task_node(options.overrides)
     console = Console()
-    exceptions = check(build(node), console)
-    for exception in exceptions[:SHOWN]:
-        console.print(str(exception), highlight=False, markup=False, soft_wrap=True)
-    if len(exceptions) > SHOWN:
-        console.print(f"and {len(exceptions) - SHOWN} more", highlight=False)
-    return 1 if exceptions else 0
+    return 1 if check(build(node), console) else 0
 
 
 def check(task: Task, console: Console) -> list[Unexpected]:
     """Prints a table, a row for each split, and gives what was judged otherwise than expected."""
-    table = Table("split", "problems", "gold right", "empty right", "wrong right", "failed")
-    exceptions, graded, absent = [], 0, []
+    whole = task.whole() if isinstance(task, DatasetTask) else task
+    table = Table("", "problems", "gold right", "empty right", "wrong right", "failed", "left out")
+    lines, notes, exceptions, graded = [], [], [], 0
     for split in SPLITS:
         try:
-            problems = task.problems(split)[:]
+            problems = whole.problems(split)[:]
         except ValueError as error:
-            absent.append(f"{split}: {error}")
+            notes.append(f"{split}: {error}")
             continue
-        found = {
-            "right": _graded(task, problems, [task.direct(problem) for problem in problems]),
-            "no answer": _graded(task, problems, ["" for _ in problems]),
-            "wrong": _graded(task, problems, _wrong(task, problems)),
-        }
-        for expected, judged in found.items():
-            exceptions += [
-                Unexpected(problem, given, expected, judgement)
-                for problem, given, judgement in judged
-                if judgement.correct != (expected == "right") or judgement.failed is not None
-            ]
-        shares = [
-            f"{sum(j.correct for *_, j in judged) / max(1, len(judged)):.1%}"
-            for judged in found.values()
-        ]
-        failed = sum(j.failed is not None for judged in found.values() for *_, j in judged)
-        table.add_row(split, str(len(problems)), *shares, str(failed))
+        found = _found(whole, problems, [whole.direct(problem) for problem in problems])
+        exceptions += _unexpected(found)
+        left_out = whole.why_left_out(split) if isinstance(whole, DatasetTask) else {}
+        lines += [line for kind in left_out.values() for line in kind]
+        table.add_row(split, str(len(problems)), *_shares(found), str(whole.left_out(split)))
+        counts = ", ".join(f"{len(kind)} {name}" for name, kind in left_out.items())
+        notes += [f"{split}: left out {counts}"] if counts else []
+        notes += _unused(task, split, len(problems))
         graded += len(problems)
-    for line in absent:
-        console.print(line, highlight=False, soft_wrap=True)
     if not graded:
-        raise UserError("the task has no problems in any split")
-    console.print(table)
+        raise UserError("; ".join(["the task has no problems in any split", *notes]))
+    shown, unreadable = _exemplars(whole)
+    if shown:
+        problems = [exemplar.problem for exemplar in shown]
+        found = _found(whole, problems, [exemplar.completion for exemplar in shown])
+        exceptions += _unexpected(found)
+        table.add_row("exemplars", str(len(shown)), *_shares(found), "0")
+    for line in (*lines, *map(str, exceptions), table, *notes):
+        console.print(line, highlight=False, markup=False, soft_wrap=isinstance(line, str))
+    if unreadable is not None:
+        raise unreadable
     return exceptions
 
 
-def _graded(
-    task: Task, problems: Sequence[Problem], given: Sequence[str]
-) -> list[tuple[Problem, str, Judgement]]:
-    judgements = task.judge(list(zip(problems, given, strict=True)))
-    return list(zip(problems, given, judgements, strict=True))
+def _exemplars(task: Task) -> tuple[Sequence[Exemplar], UserError | None]:
+    """Those that are shown, if there are any, and what is wrong with them."""
+    try:
+        return task.shown(Problem("", "", "")), None
+    except UserError as error:
+        return [], error
+    except ValueError:  # the task has none
+        return [], None
 
 
-def _wrong(task: Task, problems: Sequence[Problem]) -> list[str]:
-    """For each problem the direct answer of the next one that has another."""
-    answers = [problem.answer for problem in problems]
-    others = answers[:]
+Judged = Sequence[tuple[Problem, str, Judgement]]
+
+
+def _found(task: Task, problems: Sequence[Problem], right: Sequence[str]) -> dict[str, Judged]:
+    """What was given and how it was judged, by what is expected of it."""
+    return {
+        "right": _graded(task, list(zip(problems, right, strict=True))),
+        "no answer": _graded(task, [(problem, "") for problem in problems]),
+        "wrong": _graded(task, _wrong(task, problems)),
+    }
+
+
+def _unexpected(found: Mapping[str, Judged]) -> list[Unexpected]:
+    return [
+        Unexpected(problem, given, expected, judgement)
+        for expected, judged in found.items()
+        for problem, given, judgement in judged
+        if judgement.correct != (expected == "right") or judgement.failed is not None
+    ]
+
+
+def _shares(found: Mapping[str, Judged]) -> list[str]:
+    """Of each that was judged right; and how many checks failed."""
+    shares = [
+        f"{sum(j.correct for *_, j in judged) / len(judged):.1%}" if judged else "-"
+        for judged in found.values()
+    ]
+    failed = sum(j.failed is not None for judged in found.values() for *_, j in judged)
+    return [*shares, str(failed)]
+
+
+def _unused(task: Task, split: str, problems: int) -> list[str]:
+    size = getattr(task, f"{split}_size") if isinstance(task, DatasetTask) else None
+    if size is None or size >= problems:
+        return []
+    said = f"{split}: task.{split}_size={size} of {problems}"
+    return [f"{said}; a run has the other {problems - size} in no split"]
+
+
+def _graded(task: Task, written: Sequence[tuple[Problem, str]]) -> Judged:
+    judgements = task.judge(written)
+    return [(*each, judgement) for each, judgement in zip(written, judgements, strict=True)]
+
+
+def _wrong(task: Task, problems: Sequence[Problem]) -> list[tuple[Problem, str]]:
+    """Each problem with the direct answer of the next one that has another, where one has."""
+    read = [task.extract(task.direct(problem)) or "" for problem in problems]
+    answers = [last_number(said) or said for said in read]  # "x=8" is no other answer than "8"
+    if len(set(answers)) < 2:
+        return []
+    others = list(problems)
     for place in range(2 * len(answers) - 2, -1, -1):  # backwards, and around
         here, after = place % len(answers), (place + 1) % len(answers)
         same = answers[after] == answers[here]
-        others[here] = others[after] if same else answers[after]
+        others[here] = others[after] if same else problems[after]
     return [
-        task.direct(replace(problem, answer=other))
+        (problem, task.direct(replace(problem, answer=other.answer)))
         for problem, other in zip(problems, others, strict=True)
     ]
 

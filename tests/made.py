@@ -1,7 +1,7 @@
 """Small datasets in the forms of the real ones, made for tests: `local(name, folder)`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,31 @@ ROWS: dict[str, Callable[[int], Row]] = {
 }
 
 
+# Those that the hub has, or the authors' files: the test splits of CommonsenseQA and StrategyQA
+# have no answers there. `jsonl` is a folder of one's own.
+SPLITS: dict[str, tuple[str, ...]] = {
+    "gsm8k": ("train", "test"),
+    "commonsense_qa": ("train", "dev"),
+    "svamp": ("train", "test"),
+    "multiarith": ("train", "test"),
+    "asdiv": ("test",),
+    "aqua_rat": ("train", "dev", "test"),
+    "strategyqa": ("train", "dev"),
+    "math": ("train", "test"),
+    "math500": ("test",),
+    "jsonl": ("train", "dev", "test"),
+}
+
+
 def local(name: str, folder: Path, rows: int = 60) -> list[str]:
-    """Writes train, dev and test files of a task; the overrides that read them."""
+    """Writes the files of a task, `rows` rows each, no two alike; the overrides that read them."""
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    starts = {"train": 0, "dev": rows, "test": 2 * rows}
-    for split, start in starts.items():
-        lines = [json.dumps(ROWS[name](start + n)) + "\n" for n in range(rows)]
-        (folder / f"{split}.jsonl").write_text("".join(lines))
+    for place, split in enumerate(SPLITS[name]):
+        write(folder / f"{split}.jsonl", [ROWS[name](place * rows + n) for n in range(rows)])
     return [f"task={name}", f"task.path={folder}"]
+
+
+def write(path: Path, rows: Iterable[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -2,7 +2,7 @@ r"""Answers of mathematics: \boxed by hand, equality as one learns it at school.
 
 import pytest
 
-from star_exp.checking.maths import boxed, equivalent
+from star_exp.checking.maths import boxed, equivalent, normal
 
 BOXED = {
     r"so $x = \boxed{5}$.": "5",
@@ -83,7 +83,19 @@ EQUAL = [
     (r"\text{June 20}", r"June\ 20"),
     ("3+4i", "4i + 3"),
     ("2516_8", "2516_{8}"),
-    ("2516_8", "2516"),
+    ("2516_{10}", "2516"),
+    ("x=5", "x = 2+3 = 5"),
+    ("5", "x=2+3=5"),
+    ("5", "2+3=5"),
+    ("2x+3", "y=2x+3"),
+    (r"\frac{1}{2}", r"\sin x = \frac{2}{4} = 0.5"),
+    ("x=1, y=2", "x=1, y=2"),
+    ("5 days", "5"),
+    ("5", "5 days"),
+    (r"5\text{ cm}", "5 centimeters"),
+    (r"5\text{ in}", "5 inches"),  # whatever isn't known
+    (r"55\text{ miles per hour}", "55 mph"),
+    (r"5\text{ square feet}", r"5\text{ ft}^2"),
     (r"x \in [1,2]", "[1,2]"),
     (r"\frac{\pi}{3}", r"\pi/3"),
     ("2^{10}", "1024"),
@@ -144,6 +156,16 @@ UNEQUAL = [
     ("3+4i", "3-4i"),
     ("2516_8", "2516_7"),
     ("2516_8", "2517_8"),
+    ("2516_8", "2516"),
+    ("12", "12_8"),
+    ("12", "12_{8}"),
+    ("5", "4=5"),
+    ("5", "x=4=5"),
+    ("x=5", "x=4=5"),
+    ("x=5", "4=5"),
+    ("3 days", "3 weeks"),
+    (r"3\text{ days}", "3 weeks"),
+    (r"5\text{ cm}", r"5\text{ inches}"),
     (r"50\%", "5"),
     (r"90^\circ", "45"),
     (r"\frac{\pi}{3}", "60.5"),
@@ -177,3 +199,36 @@ def test_every_answer_is_itself_and_never_nothing(gold: str):
 def test_an_answer_may_be_an_interval_where_the_gold_is_an_inequality_but_not_the_other_way_round():
     assert equivalent("x<2", r"(-\infty,2)")
     assert not equivalent(r"(-\infty,2)", "x<2")
+
+
+NORMAL = [
+    ("0.5", r"\frac12", r"\dfrac{1}{2}", "$1/2$", ".50", r"\( \tfrac{1}{2} \)"),
+    ("-2", r"-\frac{4}{2}", "\u22122", "-2.0"),
+    ("1/3", r"\frac{2}{6}", "1/3"),
+    ("1080", "1,080", r"1{,}080", "1080."),
+    (r"(3,\frac{\pi}{2})", r"\left(3, \dfrac{\pi}{2}\right)", r"( 3,\frac{\pi}{2} )"),
+    ("x=5", "x = 5", "$x=5$"),
+    ("1,2", "1, 2", "1 ,2"),
+    ("1, 200",),  # two numbers
+    (r"\text{June 20}", r"\mbox{June 20}"),
+    (r"\begin{pmatrix} 1 \\ (2) \end{pmatrix}",),
+    ("",),
+    ("", "$$", r"\boxed{}"),
+]
+
+
+@pytest.mark.parametrize("same", NORMAL, ids=lambda same: same[0])
+def test_a_normal_form_is_that_of_many_ways_to_write_an_answer(same: tuple[str, ...]):
+    assert {normal(text) for text in same} == {same[0]}
+
+
+@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+def test_the_normal_form_of_an_answer_is_as_right_as_the_answer(gold: str, answer: str):
+    assert equivalent(gold, normal(answer))
+    assert normal(normal(answer)) == normal(answer)
+
+
+@pytest.mark.parametrize(("gold", "answer"), UNEQUAL)
+def test_the_normal_form_of_a_wrong_answer_is_wrong(gold: str, answer: str):
+    assert not equivalent(gold, normal(answer))
+    assert normal(gold) != normal(answer) or not normal(gold)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from star_exp.checking.numbers import canonical, last_number, same
+from star_exp.checking.numbers import bare, canonical, last_number, same
 
 READ = {
     # plain
@@ -75,6 +75,30 @@ READ = {
     "1/2 cup": "0.5",
     "18 apples.": "18",
     "5 million": None,
+    "5 more": None,
+    "3 dozen": None,
+    "3 dozen eggs": None,
+    "2 score": None,
+    "5k": None,
+    "5K": None,
+    "5 km.": "5",
+    "5kg": "5",
+    "5m": None,
+    "5mm": "5",
+    "5 mil": None,
+    "5 miles": "5",
+    "5bn": None,
+    "5 squared": None,
+    "5 square feet": "5",
+    "5 feet squared": "5",
+    "2 and a half": None,
+    "2 hours and a half": None,
+    "2 halves": None,
+    "5 minus three": None,
+    "5 apples plus three": None,
+    "5 times three": None,
+    "5 sandwiches": "5",  # not "and"
+    "9 (dozens)": "9",
     "2 boxes of 6": None,
     # powers of ten
     "1e3": "1000",
@@ -155,13 +179,51 @@ def test_the_last_number_of_a_text(text: str, form: str | None):
     assert last_number(text) == form
 
 
+BARE = {
+    "7": "7",
+    " -7.0 ": "-7",
+    "$1,080.00": "1080",
+    "7 €": "7",
+    "50%": "50",
+    "50\\%": "50",
+    "3/4": "0.75",
+    "1 1/2": "1.5",
+    "½": "0.5",
+    "0.5": "0.5",
+    ".05": "0.05",
+    "0": "0",
+    "0%": "0",
+    "1e3": "1000",
+    # names and times
+    "007": None,
+    "-007": None,
+    "$007": None,
+    "00": None,
+    "10 am": None,
+    "2 hours": None,
+    "7 apples": None,
+    "7km": None,
+    "(7)": None,
+    "7-8": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("text", "form"), BARE.items())
+def test_a_bare_number_has_nothing_but_currency_or_percent_beside_it(text: str, form: str | None):
+    assert bare(text) == form
+    assert form is None or canonical(text) == form
+
+
 def written(value: int, random: Random) -> str:
     """A whole number in one of the ways it may be written, in front of it and behind it."""
     digits = random.choice(
         [f"{abs(value)}", f"{abs(value):,}", f"{abs(value)}.00", f"00{abs(value)}"]
     )
     front = random.choice(["", "$", "£"])
-    back = random.choice(["", "." if "." not in digits else "", "%", " apples", " (km)", "\u00a0m"])
+    back = random.choice(
+        ["", "." if "." not in digits else "", "%", " apples", " (km)", "\u00a0km"]
+    )
     return ("-" if value < 0 else "") + front + digits + back
 
 

@@ -25,8 +25,10 @@ def test_your_own_domain_works_word_by_word(tmp_path):
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         printed.append(done.stdout)
-    _, checked, ran, shown = printed
-    assert re.search(r"train.*1\d\d\d.*100\.0%.*0\.0%.*0\.0%", checked)
+    _, checked, ran, shown, asked, said = printed
+    for table in (checked, asked, said):
+        assert re.search(r"train.*1\d\d\d.*100\.0%.*0\.0%.*0\.0%", table)
+    assert re.search(r"exemplars.*150.*100\.0%", checked)
     first, last = (float(found) for found in re.findall(r"dev accuracy ([\d.]+)%", ran)[::3])
     assert last > first
     assert "wool" in shown

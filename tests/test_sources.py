@@ -18,6 +18,7 @@ import pytest
 from star_exp.errors import UserError
 from star_exp.records import Problem
 from star_exp.tasks.sources import (
+    NotAsked,
     Row,
     RowError,
     Source,
@@ -554,11 +555,12 @@ def test_bad_rows_are_left_out_counted_and_logged_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "star_exp"):
         problems, left_out = parsed(rows, problem, "skip")
     assert [problem.id for problem in problems] == ["a", "c"]
-    assert [message.split(": ")[0] for message in left_out] == [
+    messages = [str(error) for error in left_out]
+    assert [message.split(": ")[0] for message in messages] == [
         f"train.jsonl line {count}" for count in (2, 4, 5, 6)
     ]
-    assert left_out[1] == "train.jsonl line 4: the id 'a' is that of train.jsonl line 1"
-    first_three = "; ".join(left_out[:3])
+    assert messages[1] == "train.jsonl line 4: the id 'a' is that of train.jsonl line 1"
+    first_three = "; ".join(messages[:3])
     assert caplog.messages == [f"left out 4 of 6 rows: {first_three}"]
 
 
@@ -574,9 +576,23 @@ def test_the_first_bad_row_stops_with_the_flag_that_leaves_it_out(tmp_path, bad)
 def test_when_all_rows_are_bad_skipping_stops_too(tmp_path):
     path = put(tmp_path, "train.jsonl", b'{"q": 1}\n{"q": 2}\n')
     with pytest.raises(
-        UserError, match=r"all rows are bad, 2 of them: train\.jsonl line 1: expected a"
+        UserError, match=r"no row can be used, of 2: train\.jsonl line 1: expected a"
     ):
         parsed(source(path).rows("train"), problem, "skip")
+
+
+def test_a_row_that_is_not_asked_is_left_out_whatever_is_said_of_bad_ones(tmp_path, caplog):
+    def some(row: Row) -> Problem:
+        if row.number == 1:
+            raise NotAsked(f"{row.where}: not of this kind")
+        return Problem(str(row.number), "", "")
+
+    rows = source(put(tmp_path, "train.jsonl", b"{}\n{}\n{}\n")).rows("train")
+    with caplog.at_level(logging.WARNING, "star_exp"):
+        problems, left_out = parsed(rows, some, "raise")
+    assert [problem.id for problem in problems] == ["0", "2"]
+    assert [str(error) for error in left_out] == ["train.jsonl line 2: not of this kind"]
+    assert not caplog.messages  # no warning
 
 
 def test_another_error_of_the_task_is_not_a_bad_row(tmp_path):

@@ -2,6 +2,7 @@ r"""Answers of mathematics: what stands in \boxed{...}, and whether two of them 
 
     boxed(r"so $x = \boxed{\frac{1}{2}}$.") == r"\frac{1}{2}"
     equivalent(r"\frac12", "0.5")      equivalent("x=5", "5")      not equivalent("(1,2)", "[1,2]")
+    normal(r"$\dfrac12$") == "0.5"
 
 Cheap cases are decided on the text, the others by math-verify (sympy). Sympy may take for ever or
 all memory on what a model writes: call `equivalent` through checking/workers.py.
@@ -37,19 +38,31 @@ _TIDY = (
     ("\u2212", "-"),
     (r"[.,;\s]+$|^\s+", ""),
 )
-_UNITS = (
-    r"(?:square |cubic |sq\.? )?(?:degrees?|units?|dollars?|cents?|percent|inch(?:es)?|feet|foot|ft"
-    r"|miles?|mph|yards?|[ckm]?m|(?:centi|milli|kilo)?meters?|k?g|(?:kilo)?grams?|pounds?|seconds?"
-    r"|minutes?|hours?|days?|weeks?|months?|years?)"
-)
+_NAMES = {  # of the same unit, the first for all
+    name: names[0]
+    for names in (
+        *(("degree", "degrees"), ("dollar", "dollars"), ("cent", "cents"), ("percent",)),
+        *(("inch", "inches"), ("foot", "feet", "ft"), ("yard", "yards"), ("mile", "miles")),
+        *(("mph", "miles per hour"), ("mm", "millimeter", "millimeters")),
+        *(("cm", "centimeter", "centimeters"), ("m", "meter", "meters")),
+        *(("km", "kilometer", "kilometers"), ("pound", "pounds")),
+        *(("g", "gram", "grams"), ("kg", "kilogram", "kilograms")),
+        *(("second", "seconds"), ("minute", "minutes"), ("hour", "hours"), ("day", "days")),
+        *(("week", "weeks"), ("month", "months"), ("year", "years")),
+    )
+    for name in names
+}
+_UNITS = rf"(?:square |cubic |sq\.? )?(?:units?|{'|'.join(sorted(_NAMES, key=len, reverse=True))})"
 # 5\text{ cm}^2 and 5 cm^2 are 5, but 10\text{ a.m.} isn't 10, nor "5m" 5.
 _UNIT = re.compile(
     rf"(?<=[\w)}}])\s*(?:\\text\s*\{{(?!\s*[ap]\.?m\b)[^{{}}]*\}}|(?<=[\d)}}])\s+{_UNITS})"
     r"\s*(?:\^\s*\{?\d\}?)?$"
 )
 _WORDS = re.compile(r"\\text\s*\{([^{}]*[A-Za-z][^{}]*)\}")
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")  # of a variable, not of a command
 _NUMERAL = re.compile(r"[-+]?[\d.,/ ]+")
 _BASE = re.compile(r"\d_\s*\{?(\d+)\}?$")
+_FRACTION = re.compile(r"^(-?)\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))$")
 
 
 def boxed(text: str) -> str | None:
@@ -76,10 +89,13 @@ def equivalent(gold: str, answer: str) -> bool:
     r"""Whether `answer` means the same as `gold`, each LaTeX with or without $ and \boxed.
 
     Not symmetric, like math-verify: the interval may answer "x<2", but not the other way round.
-    Units, percent and degree signs are dropped; a decimal agrees with what isn't one to six places.
+    Percent and degree signs are dropped; units are compared where both have a known one; a decimal
+    agrees with what isn't one to six places. In an answer like "x=2+3=5" all sides without letters
+    must be the gold one.
     """
+    units = _unit(gold), _unit(answer)
     gold, answer = _tidy(gold), _tidy(answer)
-    if not gold or not answer:
+    if not gold or not answer or (all(units) and units[0] != units[1]):
         return False
     if _bare(gold) == _bare(answer):
         return True
@@ -89,20 +105,55 @@ def equivalent(gold: str, answer: str) -> bool:
         a, b = canonical(gold), canonical(answer)
         if a and b and not {".", "/"} <= {*a, *b}:  # 1/3 and 0.333333: sympy, to six places
             return a == b
-    bases = _BASE.findall(gold), _BASE.findall(answer)
-    if all(bases) and bases[0] != bases[1]:  # sympy reads 12_8 as 12
+    bases = [_BASE.findall(text) or ["10"] for text in (gold, answer)]
+    if bases[0] != bases[1] or not _chained(gold, answer):  # sympy reads 12_8 as 12, 4=5 as 5
         return False
     # 15 digits, the default, don't tell 2**-98 from 2**-97.
     return verify(_parsed(gold), _parsed(answer), numeric_precision=50, timeout_seconds=None)
 
 
+def normal(text: str) -> str:
+    r"""The same answer, written as others write it; "" for nothing. Cheap: no sympy.
+
+    Answers of one normal form are equivalent, but not the other way round: x+y and y+x.
+    """
+    plain = " ".join(_plain(text).split())
+    number = _FRACTION.sub(r"\1\2\3/\4\5", plain)
+    form = canonical(number) if _NUMERAL.fullmatch(number) else None
+    if form is not None or r"\\" in plain:  # lines of a matrix
+        return form or plain
+    joined = re.sub(r"\s*([^\w\s,])\s*", r"\1", plain)
+    return re.sub(r"\s*,\s*(?!\d{3}(?!\d))", ",", joined)  # "1, 200" is not 1,200
+
+
+def _chained(gold: str, answer: str) -> bool:
+    """Whether no side of an equation contradicts the gold answer, which is none: 4=5, not x=5."""
+    sides = re.split(r"(?<![<>!:])=", answer)
+    if len(sides) <= gold.count("=") + 1 or "," in answer or r"\text" in answer:
+        return True
+    value = gold.rpartition("=")[2]
+    numeric = (side for side in sides if re.search(r"\d", side) and not _LETTER.search(side))
+    return all(equivalent(value, side) for side in numeric)
+
+
+def _unit(text: str) -> str | None:
+    """The unit that an answer ends with, by one name for all of its names; None for others."""
+    found = _UNIT.search(_plain(text))
+    words = re.findall(r"[a-z]+", found[0].replace(r"\text", "").lower()) if found else []
+    return _NAMES.get(" ".join(word for word in words if word not in ("square", "cubic", "sq")))
+
+
 def _tidy(text: str) -> str:
-    """The same mathematics on one line, without what only looks."""
+    """The same mathematics on one line, without what only looks, and without its unit."""
+    return _UNIT.sub("", _plain(text)).strip()
+
+
+def _plain(text: str) -> str:
     inner = boxed(text)
     text = text if inner is None else inner
     for pattern, plain in _TIDY:
         text = re.sub(pattern, plain, text)
-    return _UNIT.sub("", text).strip()
+    return text.strip()
 
 
 def _bare(text: str) -> str:

@@ -219,7 +219,7 @@ def _fields(module: Path, node: ast.ClassDef) -> dict[str, Parameter]:
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             name = statement.target.id
-            name = name[:-1] if keyword.iskeyword(name[:-1]) else name  # from_
+            name = name[:-1] if name[-1] == "_" and keyword.iskeyword(name[:-1]) else name  # from_
             fields[name] = Parameter(statement.annotation, statement.value is None)
     return fields
 

@@ -7,14 +7,18 @@ others ask for a name, a time, a ratio, or several numbers.
 from dataclasses import dataclass
 
 from star_exp.checking.numbers import canonical
-from star_exp.tasks.sources import Row, text
+from star_exp.records import Problem
+from star_exp.tasks.sources import NotAsked, Row, text
 from star_exp.tasks.word_problem import WordProblem
 
 
 @dataclass(frozen=True, kw_only=True)
 class ASDiv(WordProblem):
-    def wanted(self, row: Row) -> bool:
-        return canonical(self.gold(row)) is not None
+    def problem(self, row: Row, split: str) -> Problem:
+        gold = self.gold(row)
+        if canonical(gold) is None:
+            raise NotAsked(f"{row.where}: the answer is {gold!r}, not one number")
+        return super().problem(row, split)
 
     def question(self, row: Row) -> str:
         return f"{text(row, 'Body', 'body').strip()} {text(row, 'Question', 'question').strip()}"

@@ -18,6 +18,10 @@ from star_exp.tasks.sources import Row, RowError
 
 MARK = " (CORRECT)"
 _END = re.compile(r"\(([a-z])\)\.?\s*$")
+# "(a), (b) or (c)." and "not (c)." name a letter, and don't answer with it
+_NO_ANSWER = re.compile(
+    r"(?:\bnot|\([a-z]\)(?:[\s,;/]|\bor\b|\band\b)*)\s*\([a-z]\)\.?\s*$", re.IGNORECASE
+)
 _ANYWHERE = re.compile(r"\(([a-z])\)|\b(?:answer|choice|option) is:? +\(?([a-e])\b", re.IGNORECASE)
 
 
@@ -35,6 +39,10 @@ class Choice(DatasetTask):
         lines = [f"({chr(ord('a') + n)}) {text.strip()}" for n, text in enumerate(choices)]
         question = "\n".join([" ".join(stem.split()), "Answer Choices:", *lines])
         return Problem(name, question, letter.lower())
+
+    def stem(self, problem: Problem) -> str:
+        """Without the choices."""
+        return problem.question.partition("\nAnswer Choices:\n")[0]
 
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         question = problem.question
@@ -68,7 +76,7 @@ class Choice(DatasetTask):
     def extract(self, completion: str) -> str | None:
         """The letter that the text ends with, as `(e).`; the released code reads it there."""
         found = _END.search(completion)
-        return found[1] if found else None
+        return found[1] if found and not _NO_ANSWER.search(completion) else None
 
     def extract_loosely(self, completion: str) -> str | None:
         """The last letter in parentheses, or behind "the answer is"."""

@@ -3,31 +3,47 @@
 A subclass says how a row becomes a problem, how it is asked and how an answer is read off. Reading,
 bad rows, splits, sizes and exemplars are the same for all:
 
-    train     the source's train rows, but for those shown as exemplars
+    train     the source's train rows, but for questions that its dev or test has too
     dev       the source's own, or `dev_share` of train, chosen by a hash of each question
     test      the source's own, or `test_share` of train, likewise
     ood       none: other tasks are measured beside a run (conf/ood)
 
-So a problem stays where it is, whatever the sizes and whichever rows are bad, and a question that
-occurs twice isn't trained on and measured.
+Exemplars are in none. So a problem stays where it is, whatever the sizes and whichever rows are
+bad, and a question that occurs twice isn't shown or trained on, and measured. Two questions are the
+same if they differ in blanks, case and punctuation alone.
 """
 
+import logging
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from star_exp.errors import UserError
 from star_exp.records import Problem
 from star_exp.schedule import draw
 from star_exp.seeds import derive
 from star_exp.tasks.base import Exemplar, Task
-from star_exp.tasks.sources import Row, RowError, Source, number, parsed, text
+from star_exp.tasks.sources import (
+    NotAsked,
+    Row,
+    RowError,
+    Source,
+    number,
+    parsed,
+    synonyms,
+    text,
+)
+
+log = logging.getLogger("star_exp")
 
 BUILT_IN = Path(__file__).parent / "exemplars"
+SPLITS = ("train", "dev", "test")
+EXEMPLAR = "an exemplar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +51,8 @@ class DatasetTask(Task):
     """
     hub, config, revision: the dataset on the Hugging Face hub.
     path: a local file, or a folder with a file for each split, instead of it; see sources.py.
-    splits: what the source calls our splits, {"train": "train", "test": "test"}; None: it has none.
+    splits: what the source calls our splits, {"train": "train", "test": "test"}; None: it has none,
+        unless a local folder has a file of our name: dev.jsonl.
     dev_share, test_share: of train, where the source has no such split of its own.
     train_size, dev_size, test_size: at most so many problems, drawn with `seed`; None: all.
     on_bad_row: whether a row that can't be used ends the run or is left out and counted.
@@ -82,11 +99,11 @@ class DatasetTask(Task):
 
     @abstractmethod
     def problem(self, row: Row, split: str) -> Problem:
-        """The problem of a row. RowError where the row can't be used."""
+        """The problem of a row. RowError where the row can't be used, NotAsked where it could."""
 
-    def wanted(self, row: Row) -> bool:
-        """Whether a row is of the kind that this task asks; others are left out without a word."""
-        return True
+    def stem(self, problem: Problem) -> str:
+        """What makes two problems the same question."""
+        return problem.question
 
     def own_rationale(self, row: Row) -> str:
         """The rationale that a row of the dataset brings along, with its answer."""
@@ -104,22 +121,30 @@ class DatasetTask(Task):
 
     @cached_property
     def source(self) -> Source:
-        """A local file may be called by our name of a split, too: test.jsonl for ASDiv's."""
+        """A local file may be called by our name of a split, too: test.jsonl for ASDiv's.
+
+        So may one for which `splits` has no name, unless it has the name of another's.
+        """
         named = {ours: theirs for ours, theirs in self.splits.items() if theirs is not None}
         found = Source(
             hub=self.hub, config=self.config, revision=self.revision, path=self.path, splits=named
         )
         if self.path is None:
             return found
-        ours = replace(found, splits={name: name for name in named})
-        lacking = [name for name in named if not found.has(name) and ours.has(name)]
+        names = SPLITS if Path(self.path).expanduser().is_dir() else tuple(named)
+        ours = replace(found, splits={name: name for name in names})
+        lacking = [
+            name
+            for name in names
+            if not found.has(name) and not synonyms(name) & {*named.values()} and ours.has(name)
+        ]
         return replace(found, splits=named | {name: name for name in lacking})
 
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of a split; none for ood. ValueError where the source has no such split."""
         if split == "ood":
             return []
-        if split not in ("train", "dev", "test"):
+        if split not in SPLITS:
             raise ValueError(f"there is no split {split!r}; there are train, dev and test")
         if split not in self._drawn:
             size = getattr(self, f"{split}_size")
@@ -129,13 +154,24 @@ class DatasetTask(Task):
         return self._drawn[split]
 
     def left_out(self, split: str) -> int:
-        return self._bad.get(split, 0)
+        return sum(map(len, self.why_left_out(split).values()))
+
+    def why_left_out(self, split: str) -> Mapping[str, Sequence[str]]:
+        """The "bad", "not asked" and "repeated" rows of a split of the source, and "exemplars".
+
+        A line for each, of what was read: after `problems(split)`, all.
+        """
+        return {kind: lines for kind, lines in self._left_out.get(split, {}).items() if lines}
+
+    def whole(self) -> Self:
+        """The same task with all of its problems."""
+        return replace(self, train_size=None, dev_size=None, test_size=None)
 
     def solved(self) -> list[Exemplar]:
         """With what their rows bring along; [] for data without rationales of their own."""
         asked, found = {problem.id: problem for problem in self.problems("train")}, []
         for row in self.source.rows("train"):
-            if isinstance(row, Row) and self.wanted(row):
+            if isinstance(row, Row):
                 with suppress(RowError):  # a row that was left out, or has no rationale
                     problem = asked.get(self.problem(row, "train").id)
                     if problem is not None:
@@ -148,14 +184,15 @@ class DatasetTask(Task):
                 "the task has no exemplars to show; give task.exemplars_from=FILE, or "
                 "data/prompts=bare"
             )
-        return [e for e in self._exemplars if e.problem.question != problem.question]
+        asked = self._asked(problem)
+        return [e for e in self._exemplars if self._asked(e.problem) != asked]
 
     def exemplars(self, per_group: int) -> list[Exemplar]:
         return [*self._exemplars[:per_group]]
 
     def _of_split(self, split: str) -> Sequence[Problem]:
         if split != "train" and self.source.has(split):
-            return self._parsed(split)
+            return self._distinct(split)
         if not self.source.has("train"):
             cut = "" if split == "train" else ", and no train split to cut it off"
             raise ValueError(f"{self.path or self.hub} has no split for {split!r}{cut}")
@@ -166,21 +203,58 @@ class DatasetTask(Task):
                 f"{self.path or self.hub} has no split for {split!r}; set task.{split}_share to "
                 "cut one off train"
             )
-        shown = {exemplar.problem.question for exemplar in self._exemplars}
-        return [
-            problem
-            for problem in self._parsed("train")
-            if problem.question not in shown and _belongs(problem, cut) == split
-        ]
+        train = self._distinct("train")
+        found = [problem for problem in train if _belongs(self._asked(problem), cut) == split]
+        if split != "train":
+            log.info(
+                "%s has no %s split: it is %d of the %d problems of train (task.%s_share=%g)",
+                *(self.path or self.hub, split, len(found), len(train), split, cut[split]),
+            )
+        return found
+
+    def _distinct(self, split: str) -> list[Problem]:
+        """Those of a split of the source that are no exemplars and, of train, not measured on."""
+        if split not in self._kept:
+            problems, taken = self._parsed(split), self._taken(split)
+            self._kept[split] = [each for each in problems if self._asked(each) not in taken]
+            lines: dict[str, list[str]] = {"exemplars": [], "repeated": []}
+            for problem in problems:
+                if where := taken.get(self._asked(problem)):
+                    line = f"{_place(split, problem)}: the question is that of {where}"
+                    lines["exemplars" if where == EXEMPLAR else "repeated"].append(line)
+            if repeated := lines["repeated"]:
+                log.info("left %d of %s out: %s", len(repeated), split, "; ".join(repeated[:3]))
+            self._left_out[split] |= lines
+        return self._kept[split]
+
+    def _taken(self, split: str) -> dict[str, str]:
+        """{question: where it is asked} of what may not be in this split."""
+        taken: dict[str, str] = {}
+        if split == "train":
+            for other in filter(self.source.has, ("dev", "test")):
+                taken |= {self._asked(each): _place(other, each) for each in self._parsed(other)}
+        try:
+            exemplars = self._exemplars
+        except UserError:
+            if split == "train":
+                raise
+            exemplars = []  # a test file alone may be measured, without the rows of train
+        return taken | {self._asked(exemplar.problem): EXEMPLAR for exemplar in exemplars}
+
+    def _asked(self, problem: Problem) -> str:
+        """The question, however it is written."""
+        stem = self.stem(problem)
+        return " ".join(_WORD.findall(stem.casefold())) or stem
 
     def _parsed(self, split: str) -> list[Problem]:
         if split not in self._read:
-            found = self.source.rows(split)
-            rows = (row for row in found if isinstance(row, RowError) or self.wanted(row))
-            self._read[split], bad = parsed(
-                rows, lambda row: self.problem(row, split), self.on_bad_row
+            self._read[split], left_out = parsed(
+                self.source.rows(split), lambda row: self.problem(row, split), self.on_bad_row
             )
-            self._bad[split] = len(bad)
+            kinds: dict[str, list[str]] = {"bad": [], "not asked": []}
+            for error in left_out:
+                kinds["not asked" if isinstance(error, NotAsked) else "bad"].append(str(error))
+            self._left_out[split] = kinds
         return self._read[split]
 
     @cached_property
@@ -188,7 +262,11 @@ class DatasetTask(Task):
         return {}
 
     @cached_property
-    def _bad(self) -> dict[str, int]:
+    def _kept(self) -> dict[str, list[Problem]]:
+        return {}
+
+    @cached_property
+    def _left_out(self) -> dict[str, dict[str, list[str]]]:
         return {}
 
     @cached_property
@@ -205,10 +283,14 @@ class DatasetTask(Task):
             case str(name):
                 return self._from_file(_exemplar_file(name))
             case numbers:
-                return [self._exemplar(row) for row in self._train_rows(numbers)]
+                try:
+                    return [self._exemplar(row) for row in self._train_rows(numbers)]
+                except RowError as error:
+                    raise UserError(f"task.exemplars_from: {error}") from error
 
     def _exemplar(self, row: Row) -> Exemplar:
-        return Exemplar(self.problem(row, "exemplar"), self.own_rationale(row))
+        found = Exemplar(self.problem(row, "exemplar"), self.own_rationale(row))
+        return self._graded(found, row)
 
     def _from_file(self, path: Path) -> list[Exemplar]:
         """Exemplars in the order of the file; those named by number get their rows from train."""
@@ -233,12 +315,35 @@ class DatasetTask(Task):
                 f"{row.where} has {problem.answer!r}: the data are not in the order that the file "
                 "was written for"
             )
-        return Exemplar(problem, f" {text(line, 'rationale').strip()}{self.closing(problem)}")
+        said = f" {text(line, 'rationale').strip()}{self.closing(problem)}"
+        return self._graded(Exemplar(problem, said), line)
+
+    def _graded(self, exemplar: Exemplar, row: Row) -> Exemplar:
+        """RowError unless it is judged right, and a completion like it is not cut short."""
+        problem, said = exemplar.problem, exemplar.completion
+        for end in self.stop:
+            if end in said.removesuffix(end):
+                raise RowError(
+                    f"{row.where}: the exemplar holds {end!r}, which ends a completion: one like "
+                    "it would be cut there. Leave it out, or end completions otherwise"
+                )
+        answer = self.extract(said)
+        if answer != problem.answer and not self.correct(problem, answer):
+            raise RowError(
+                f"{row.where}: the exemplar is read as {answer!r}, and the answer is "
+                f"{problem.answer!r}: {said!r}"
+            )
+        return exemplar
 
     def _train_rows(self, numbers: Sequence[int]) -> list[Row]:
         """These rows of train, in this order. UserError for one that isn't there."""
         if not numbers:
             return []
+        if not self.source.has("train"):
+            raise UserError(
+                f"the exemplars are rows of train, and {self.path or self.hub} has no train split; "
+                "give task.exemplars_from=FILE"
+            )
         found: dict[int, Row] = {}
         for row in self.source.rows("train"):
             if isinstance(row, Row) and row.number in numbers:
@@ -254,14 +359,22 @@ class DatasetTask(Task):
         return [found[number] for number in numbers]
 
 
-def _belongs(problem: Problem, cut: Mapping[str, float]) -> str:
+# The signs are words too: 3-2 is not 3+2.
+_WORD = re.compile(r"\w+|[^\w\s.,;:!?'\"…\u2018-\u201d]")
+
+
+def _belongs(asked: str, cut: Mapping[str, float]) -> str:
     """The split that a row of train is in: a hash of its question falls into one of the shares."""
-    place, edge = derive("split", problem.question) % 10**6 / 10**6, 0.0
+    place, edge = derive("split", asked) % 10**6 / 10**6, 0.0
     for split, share in cut.items():
         edge += share
         if place < edge:
             return split
     return "train"
+
+
+def _place(split: str, problem: Problem) -> str:
+    return problem.id if problem.id.startswith(f"{split}/") else f"{split} {problem.id}"
 
 
 def _exemplar_file(name: str) -> Path:

@@ -3,14 +3,15 @@ r"""Your own problems, from a file: `star-exp run task=jsonl task.path=mine.json
     {"question": "...", "answer": "..."}        other names: task.question=, task.answer=
 
 The answer is read off a completion by a regular expression, by default the rest of the line behind
-`####`. Two numbers are compared as numbers, anything else as text without regard to case.
+`####`. Two bare numbers are compared as numbers ($1,000.00 is 1000), anything else as text without
+regard to case, blanks and a full stop at the end: `10 am` is not `10 pm`, `007` not `7`.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star_exp.checking.numbers import canonical, last_number
+from star_exp.checking.numbers import bare, last_number
 from star_exp.records import Problem
 from star_exp.tasks.dataset import DatasetTask, identity
 from star_exp.tasks.sources import Row, RowError, text, value
@@ -69,15 +70,17 @@ class JsonLines(DatasetTask):
 
     def problem(self, row: Row, split: str) -> Problem:
         gold = value(row, self.answer)
-        if not isinstance(gold, str | int | float) or not (said := _plain(str(gold))):
+        if not isinstance(gold, str | int | float) or not _plain(str(gold)):
             raise RowError(f"{row.where}: {self.answer!r} is {gold!r}, expected text or a number")
         groups = {name: str(value(row, name)) for name in self.groups}
-        return Problem(identity(row, split, "id"), text(row, self.question).strip(), said, groups)
+        question = text(row, self.question).strip()
+        return Problem(identity(row, split, "id"), question, str(gold).strip(), groups)
 
     def own_rationale(self, row: Row) -> str:
         """The row's "rationale", with the answer behind it where it doesn't say so itself."""
         said, problem = " " + text(row, "rationale").strip(), self.problem(row, "train")
-        return said if self.extract(said) == problem.answer else said + self.closing(problem)
+        right = self.correct(problem, self.extract(said))
+        return said if right else said + self.closing(problem)
 
     def prompt(self, problem: Problem, hint: bool = False) -> str:
         shown = self.shown_answer.replace("{answer}", problem.answer) if hint else ""
@@ -100,8 +103,12 @@ class JsonLines(DatasetTask):
         """The same; or, without a match, the last number of the text."""
         return self.extract(completion) or last_number(completion)
 
+    def correct(self, problem: Problem, answer: str | None) -> bool:
+        """Prompts show the gold answer as the file has it; only here is it put into the form."""
+        return answer is not None and answer == _plain(problem.answer)
+
 
 def _plain(text: str) -> str:
     """Canonical form: of a number, or the text in lower case, without a full stop at its end."""
     said = " ".join(text.split()).casefold().removesuffix(".").strip()
-    return canonical(said) or said
+    return bare(said) or said

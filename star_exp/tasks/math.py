@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star_exp.checking.maths import boxed, equivalent
+from star_exp.checking.maths import boxed, equivalent, normal
 from star_exp.checking.workers import Workers
 from star_exp.records import Problem
 from star_exp.tasks.base import Judgement
 from star_exp.tasks.dataset import DatasetTask, identity
-from star_exp.tasks.sources import Row, RowError, optional, text
+from star_exp.tasks.sources import NotAsked, Row, RowError, optional, text
 
 _SAID = re.compile(r"answer is:?\s*(.+?)(?:\.(?:\s|$)|\n|$)")
 
@@ -36,10 +36,9 @@ class Math(DatasetTask):
     stop = ("\nProblem:",)
     levels: Sequence[int] | None = None
 
-    def wanted(self, row: Row) -> bool:
-        return self.levels is None or _level(row) in self.levels
-
     def problem(self, row: Row, split: str) -> Problem:
+        if self.levels is not None and _level(row) not in self.levels:
+            raise NotAsked(f"{row.where}: the level is {row.fields.get('level')!r}")
         answer = optional(text, row, "answer")
         answer = boxed(text(row, "solution")) if answer is None else answer
         if answer is None or not answer.strip():
@@ -66,26 +65,29 @@ class Math(DatasetTask):
         return r"\boxed{"
 
     def extract(self, completion: str) -> str | None:
-        r"""What the last \boxed{...} holds."""
+        r"""What the last \boxed{...} holds, in its normal form: \dfrac12 is 0.5."""
         found = boxed(completion)
-        return found.strip() or None if found else None
+        return normal(found) or None if found else None
 
     def extract_loosely(self, completion: str) -> str | None:
         """The same, or what comes behind "answer is"."""
         said = _SAID.findall(completion)
-        return self.extract(completion) or (said[-1].strip() if said else None)
+        return self.extract(completion) or (normal(said[-1]) or None if said else None)
 
     def correct(self, problem: Problem, answer: str | None) -> bool:
         """ValueError where the check failed: it hung, or took too much memory."""
-        if answer is None:
-            return False
+        if answer is None or answer == normal(problem.answer):
+            return answer is not None
         (outcome,) = WORKERS.map([(problem.answer, answer)])
         if outcome.failed is not None:
             raise ValueError(outcome.failed)
         return bool(outcome.value)
 
     def judge(self, written: Sequence[tuple[Problem, str]]) -> list[Judgement]:
-        """As each alone, in one go: the workers share them out."""
+        """As each alone, in one go: the workers share them out.
+
+        Only an answer in a box can make the checker fail.
+        """
         answers = [(self.extract(said), self.extract_loosely(said)) for _, said in written]
         golds = [problem.answer for problem, _ in written]
         pairs = [(gold, a) for gold, ab in zip(golds, answers, strict=True) for a in set(ab) if a]
@@ -94,7 +96,7 @@ class Math(DatasetTask):
         judgements = []
         for gold, (strict, loose) in zip(golds, answers, strict=True):
             outcomes = [known[gold, answer] if answer else None for answer in (strict, loose)]
-            failed = next((o.failed for o in outcomes if o is not None and o.failed), None)
+            failed = outcomes[0].failed if outcomes[0] else None
             right = [bool(outcome and outcome.value) for outcome in outcomes]
             judgements.append(Judgement(strict, right[0], any(right), failed))
         return judgements

@@ -49,6 +49,10 @@ class RowError(ValueError):
     """A row that can't be used; the message begins with where it stands."""
 
 
+class NotAsked(RowError):
+    """A good row of a kind that the task doesn't ask."""
+
+
 @dataclass(frozen=True)
 class Row:
     """
@@ -161,7 +165,7 @@ class Source:
         candidates: dict[Path, list[Path]] = {}
         for path in self._paths(root):
             name = FILE_NAME.fullmatch(path.name)
-            if name and _format(path) in READERS and name["split"] in _synonyms(self.splits[split]):
+            if name and _format(path) in READERS and name["split"] in synonyms(self.splits[split]):
                 shards = f"-*-of-{name['shards']}" if name["shards"] else ""
                 group = path.with_name(f"{name['split']}{shards}{name['suffixes']}")
                 candidates.setdefault(group, []).append(path)
@@ -176,32 +180,34 @@ def parsed(
     rows: Iterable[Row | RowError],
     parse: Callable[[Row], Problem],
     on_bad_row: Literal["raise", "skip"],
-) -> tuple[list[Problem], list[str]]:
-    """The problems, and a message for each row that was left out.
+) -> tuple[list[Problem], list[RowError]]:
+    """The problems, and an error for each row that was left out.
 
     A row is bad if it can't be read, if `parse` raises RowError, and if an earlier one has its id.
-    UserError for the first bad row, or, with "skip", if there is no good one.
+    UserError for the first bad row, or, with "skip", if there is no good one. One for which `parse`
+    raises NotAsked is left out whatever on_bad_row says.
     """
     problems: list[Problem] = []
-    left_out: list[str] = []
+    left_out: list[RowError] = []
     places: dict[str, str] = {}
     for row in rows:
         try:
             problem = _problem(row, parse, places)
         except RowError as error:
-            if on_bad_row == "raise":
+            if on_bad_row == "raise" and not isinstance(error, NotAsked):
                 advice = "Mend it, or leave bad rows out: task.on_bad_row=skip"
                 raise UserError(f"{error}. {advice}") from error
-            left_out.append(str(error))
+            left_out.append(error)
         else:
             problems.append(problem)
-    first = "; ".join(left_out[:3])
+    first = "; ".join(map(str, left_out[:3]))
     if left_out and not problems:
-        raise UserError(f"all rows are bad, {len(left_out)} of them: {first}")
+        raise UserError(f"no row can be used, of {len(left_out)}: {first}")
     if left_out:
-        log.warning(
-            "left out %d of %d rows: %s", len(left_out), len(left_out) + len(problems), first
-        )
+        of = len(left_out) + len(problems)
+        good = all(isinstance(error, NotAsked) for error in left_out)
+        level = logging.INFO if good else logging.WARNING
+        log.log(level, "left out %d of %d rows: %s", len(left_out), of, first)
     return problems, left_out
 
 
@@ -313,12 +319,13 @@ def _all_shards(name: Path, paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _synonyms(split: str) -> set[str]:
+def synonyms(split: str) -> set[str]:
+    """The names that a split may have."""
     return VALIDATION if split in VALIDATION else {split}
 
 
 def _tells(name: str, split: str) -> bool:
-    words = "|".join(map(re.escape, _synonyms(split)))
+    words = "|".join(map(re.escape, synonyms(split)))
     return bool(re.search(rf"(?<![^\W_])({words})(?![^\W_])", name))
 
 

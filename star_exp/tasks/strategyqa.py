@@ -11,13 +11,14 @@ from star_exp.records import Problem
 from star_exp.tasks.dataset import DatasetTask, identity
 from star_exp.tasks.sources import Row, RowError, text, value
 
-_END = re.compile(r"\b(yes|no)\b\W*$", re.IGNORECASE)
+_END = re.compile(r"(?:^|\banswer is:?)\s*(yes|no)\b\W*$", re.IGNORECASE)
 _ANYWHERE = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyQA(DatasetTask):
     stop = ("\n",)
+    chance = 0.5  # of a guess: star_exp.config.checks asks more of such a task
 
     def problem(self, row: Row, split: str) -> Problem:
         answer = value(row, "answer")
@@ -42,7 +43,7 @@ class StrategyQA(DatasetTask):
         return " So the answer is"
 
     def extract(self, completion: str) -> str | None:
-        """The yes or no that the text ends with."""
+        """The yes or no behind "answer is" at the end of the text, or the whole text."""
         found = _END.search(completion)
         return found[1].lower() if found else None
 

@@ -9,12 +9,13 @@ The hint of rationalization is the answer in parentheses behind the question (ST
 """
 
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 
 from star_exp.checking.numbers import canonical, last_number
 from star_exp.records import Problem
 from star_exp.tasks.dataset import DatasetTask, identity
-from star_exp.tasks.sources import Row, RowError, text
+from star_exp.tasks.sources import Row, RowError, text, value
 
 MARK = "####"
 
@@ -31,15 +32,15 @@ class WordProblem(DatasetTask):
         """The gold answer as the data write it."""
 
     def problem(self, row: Row, split: str) -> Problem:
-        gold = self.gold(row)
-        number = canonical(gold)
-        if number is None:
-            raise RowError(f"{row.where}: the answer is {gold!r}, expected one number")
-        return Problem(self.name(row, split), self.question(row).strip(), number)
+        gold = _number(row, self.gold(row))
+        return Problem(self.name(row, split), self.question(row).strip(), gold)
 
     def exemplar_problem(self, row: Row) -> Problem:
-        """Of any set of word problems: {"question": ..., "answer": "12"}."""
-        return Problem(f"exemplar/{row.number}", text(row, "question"), text(row, "answer"))
+        """A row of the dataset, or of any word problem: {"question": ..., "answer": "12"}."""
+        with suppress(RowError):
+            return self.problem(row, "exemplar")
+        gold = _number(row, str(value(row, "answer")))
+        return Problem(f"exemplar/{row.number}", text(row, "question").strip(), gold)
 
     def name(self, row: Row, split: str) -> str:
         return identity(row, split, "ID", "id")
@@ -69,3 +70,11 @@ class WordProblem(DatasetTask):
     def extract_loosely(self, completion: str) -> str | None:
         """The last number of the text."""
         return last_number(completion)
+
+
+def _number(row: Row, gold: str) -> str:
+    """In canonical form. RowError unless it is one number."""
+    number = canonical(gold)
+    if number is None:
+        raise RowError(f"{row.where}: the answer is {gold!r}, expected one number")
+    return number
