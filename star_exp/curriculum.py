@@ -74,7 +74,8 @@ class ByPassRate:
     """Those whose pass rate, when they were last sampled, lies in [low, high], and the unsampled.
 
     Leaves out what is always solved (high < 1) or never (low > 0). What is left out isn't sampled
-    again and would stay out for good, whatever the model learns or forgets.
+    again and would stay out for good, whatever the model learns or forgets. Rollouts whose check
+    failed count for nothing.
 
     remembered: a rate is forgotten after so many iterations, and its problem drawn again; None:
         never, and then rollouts are read back to the iteration that sampled the last problem.
@@ -119,7 +120,8 @@ class ByPassRate:
         for before in range(iteration - 1, oldest - 1, -1):
             if len(rates) == len(wanted):
                 break
-            for problem, rollouts in by_problem(earlier(before)).items():
+            judged = [rollout for rollout in earlier(before) if rollout.failed is None]
+            for problem, rollouts in by_problem(judged).items():
                 if problem in wanted and problem not in rates:
                     rates[problem] = fmean(rollout.correct for rollout in rollouts)
         return rates

@@ -1,13 +1,16 @@
 """`star-exp eval RUN_DIR`: measures a run's model, on its own task or another.
 
-    star-exp eval outputs/.../seed0                              test and ood split, greedy
-    star-exp eval outputs/.../seed0 task=svamp sampling.samples=16 sampling.temperature=0.7
+    star-exp eval outputs/.../seed0                              test and ood split
+    star-exp eval outputs/.../seed0 task=svamp sampling.samples=16
     star-exp eval outputs/.../seed0 task.max_digits=7 sampling.max_new_tokens=80
-    star-exp eval outputs/.../seed0 --model best --splits dev sampling=hot
+    star-exp eval outputs/.../seed0 --model best --splits dev sampling=hot sampling.samples=8
 
-The samples are kept like those of a run, below RUN_DIR/eval/, so that an interrupted evaluation
-goes on and one that was made is read and not made again. `sampling.samples` is how many there are
-of each problem: one if greedy, else pass@k and majority@k are measured too.
+`accuracy` is always that of one greedy sample of each problem. With sampling.samples=N, N others
+are drawn beside it, of which pass@k and majority@k are measured, and nothing else.
+
+All samples are kept like those of a run, below RUN_DIR/eval/, in a folder that is named by what is
+measured, the data included: an interrupted evaluation goes on, and one that was made is read and
+not made again.
 """
 
 import argparse
@@ -26,11 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from star_exp import metrics
+from star_exp.callbacks.candidates import phase_of
+from star_exp.callbacks.other_tasks import limit_of
 from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.config.compose import compose
 from star_exp.config.validate import ConfigError, validate
+from star_exp.data.iterations import IterationData
 from star_exp.errors import UserError, did_you_mean
 from star_exp.files import write_json
 from star_exp.models.base import BaseModel
@@ -42,6 +48,9 @@ from star_exp.tasks.base import Task
 
 GROUPS = ("task", "sampling", "trainer")  # what an evaluation may change of a run's config
 SPLITS = ("test", "ood")  # what is measured, where the task has it, if no splits are named
+TEMPERATURE = 0.7  # of several samples: Wang et al. 2022 (arXiv:2203.11171, 3.1) and V-STaR's
+ROLLOUTS_A_SHARD = 4096
+INTERVALS = "95% intervals over problems: Wilson's for one sample, a bootstrap's for several"
 
 
 def main(arguments: list[str]) -> int:
@@ -75,24 +84,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures, prints a table, and writes RUN_DIR/eval/<hash>/results.json, which is returned."""
     overrides, samples = _samples(overrides, samples)
-    config = _changed(_config_of(run_dir), overrides)
+    before = _config_of(run_dir)
+    config = _changed(before, overrides)
     config["trainer"] |= {"devices": 1, "strategy": "auto", "num_nodes": 1}  # one process measures
-    validate(_without_splits(config))
+    config["sampling"] = _sampler(before, config, overrides)
+    checked = _to_validate(config, which)
+    validate(checked)
+    greedy = _at(config["sampling"], 0.0)
+    sampled = _of_several(config["sampling"], samples, overrides, console)
+    task: Task = build(config["task"])
+    problems_of = _problems(task, splits, console)
+    shown = checked["data"]["prompts"]["few_shot"] == "always"
     said = {
         "model": which,
         "samples": samples,
         "task": config["task"],
-        "decoding": _sampler(config, overrides),
+        "decoding": {"accuracy": greedy, "samples": sampled},
+        "data": {split: _fingerprint(task, of, shown) for split, of in problems_of.items()},
     }
-    if samples > 1 and said["decoding"].get("temperature") == 0:
-        raise ConfigError(
-            f"{samples} samples of each problem with sampling.temperature=0 would all be the same; "
-            "add sampling.temperature=0.7 or sampling=hot"
-        )
     name = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=4).hexdigest()
     folder = run_dir / "eval" / name
-    task = build(config["task"])
-    problems_of = _problems(task, splits, console)
     module, iteration = _model(run_dir, config, which)
     data = build(
         config["data"],
@@ -104,27 +115,50 @@ def evaluate(
     hardware = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer: pl.Trainer = build(config["trainer"], **hardware, enable_model_summary=False)
     module.to(trainer.strategy.root_device)
-    sampler, values, intervals, counts = build(said["decoding"]), {}, {}, {}
+    draw = partial(_drawn, trainer, module, data, task, iteration)
+    values, intervals, counts = {}, {}, {}
     for split, problems in problems_of.items():
-        work = Work(
-            task=task,
-            phase=split,
-            iteration=iteration,
-            trained=iteration,
-            problems=problems,
-            samples=samples,
-        )
-        sample_phase(trainer, module, data, work, sampler)
-        rollouts = data.store.read(iteration, split)
+        rollouts = draw(split, problems, 1, greedy)
         values |= metrics.sampled(split, rollouts, "accuracy")
         intervals |= metrics.intervals(split, rollouts)
-        counts[split] = {"problems": len(by_problem(rollouts)), "samples": samples}
+        if sampled is not None:
+            several = draw(phase_of(split), problems, samples, sampled)
+            found, sure = metrics.candidates(split, several), metrics.intervals(split, several)
+            values |= found
+            intervals |= {name: sure[name] for name in found}
+        counts[split] = {"problems": len(problems), "samples": samples}
         console.print(_table(split, samples, rollouts, values, intervals))
+    console.print(INTERVALS, highlight=False, soft_wrap=True)
     results = {**said, "iteration": iteration, "n": counts}
     results |= {"metrics": values, "intervals": intervals}
     write_json(folder / "results.json", results)
     console.print(f"{folder / 'results.json'}: written", highlight=False, soft_wrap=True)
     return results
+
+
+def _drawn(
+    trainer: pl.Trainer,
+    module: LanguageModel,
+    data: IterationData,
+    task: Task,
+    iteration: int,
+    phase: str,
+    problems: Sequence[Problem],
+    samples: int,
+    sampler: dict[str, Any],
+) -> list[Rollout]:
+    """What the store holds of a phase once it is whole."""
+    work = Work(
+        task=task,
+        phase=phase,
+        iteration=iteration,
+        trained=iteration,
+        problems=problems,
+        samples=samples,
+        problems_a_shard=max(1, ROLLOUTS_A_SHARD // samples),
+    )
+    sample_phase(trainer, module.policy, data, work, build(sampler))
+    return data.store.read(iteration, phase)
 
 
 def _config_of(run_dir: Path) -> dict[str, Any]:
@@ -136,10 +170,21 @@ def _config_of(run_dir: Path) -> dict[str, Any]:
     return config  # type: ignore[return-value]
 
 
-def _without_splits(config: dict[str, Any]) -> dict[str, Any]:
-    """The config to validate: another task may lack the splits that the run was measured by."""
-    evaluate = {**config["callbacks"]["evaluate"], "splits": [], "final_splits": []}
-    return {**config, "patience": None, "callbacks": {**config["callbacks"], "evaluate": evaluate}}
+def _to_validate(config: dict[str, Any], which: str) -> dict[str, Any]:
+    """The config of the evaluation alone: nothing is trained, and the task may have one split."""
+    callbacks, prompts = config["callbacks"], config["data"]["prompts"]
+    evaluate = {"splits": [], "final_splits": [], "sampler": config["sampling"]}
+    shown = prompts["few_shot"] == "always" or (prompts["few_shot"], which) == ("first", "base")
+    prompts = {**prompts, "few_shot": "always" if shown else "never", "few_shot_train": False}
+    return {
+        **config,
+        "patience": None,
+        "data": {**config["data"], "phases": [], "general": None, "prompts": prompts},
+        "callbacks": {
+            "evaluate": {**callbacks["evaluate"], **evaluate},
+            "report": callbacks["report"],
+        },
+    }
 
 
 def _samples(overrides: list[str], samples: int | None) -> tuple[list[str], int]:
@@ -178,6 +223,13 @@ def _problems(
     return found
 
 
+def _fingerprint(task: Task, problems: Sequence[Problem], shown: bool) -> str:
+    """A hash of what is asked, and of the exemplars before it: no other split has to be there."""
+    asked = [(each, task.prompt(each), [*task.shown(each)] if shown else []) for each in problems]
+    digest = hashlib.blake2b(repr(asked).encode(), digest_size=8).hexdigest()
+    return f"{digest} of {len(asked)}"
+
+
 def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The run's config with `task=...` and `task.key=...` of the command line, and no other."""
     changed = OmegaConf.create(config)
@@ -203,14 +255,57 @@ def _changed(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return resolved  # type: ignore[return-value]
 
 
-def _sampler(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The run's evaluation sampler (greedy), with what the command line says of `sampling`."""
+def _sampler(
+    before: dict[str, Any], config: dict[str, Any], overrides: list[str]
+) -> dict[str, Any]:
+    """The run's evaluation sampler, with what the command line says of `sampling`.
+
+    Its length limit is the task's, unless it was set, now or for the run.
+    """
     words = [override.lstrip("+").partition("=")[0] for override in overrides]
-    if "sampling" in words:
-        return config["sampling"]
     keys = [word.removeprefix("sampling.") for word in words if word.startswith("sampling.")]
-    changed = {key: config["sampling"][key] for key in keys}
-    return {**config["callbacks"]["evaluate"]["sampler"], **changed}
+    usual = config["callbacks"]["evaluate"]["sampler"]
+    if "sampling" in words:
+        sampler = dict(config["sampling"])
+    else:
+        sampler = {**usual, **{key: config["sampling"][key] for key in keys}}
+    if "max_new_tokens" in usual and "max_new_tokens" not in keys:
+        own, other = (build(each["task"]) for each in (before, config))
+        sampler["max_new_tokens"] = limit_of(own, other, usual["max_new_tokens"])
+    return sampler
+
+
+def _of_several(
+    sampler: dict[str, Any], samples: int, overrides: list[str], console: Console
+) -> dict[str, Any] | None:
+    """What several samples of a problem are drawn with; None for one, which is greedy."""
+    words = {word.lstrip("+").partition("=")[0] for word in overrides}
+    temperature = sampler.get("temperature")
+    if samples == 1:
+        if temperature and words & {"sampling", "sampling.temperature"}:
+            raise ConfigError(
+                f"sampling.temperature={temperature} is of several samples, and there is one of "
+                "each problem, which is greedy; add sampling.samples=16 for pass@k and majority@k"
+            )
+        return None
+    if temperature != 0:
+        return sampler
+    if "sampling.temperature" in words:
+        raise ConfigError(
+            f"{samples} samples of each problem with sampling.temperature=0 would all be the same; "
+            f"leave it out, for {TEMPERATURE}, or raise it"
+        )
+    console.print(
+        f"{samples} samples of each problem are drawn with sampling.temperature={TEMPERATURE}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return _at(sampler, TEMPERATURE)
+
+
+def _at(sampler: dict[str, Any], temperature: float) -> dict[str, Any]:
+    """The sampler at another temperature; a sampler of the user's own may have none, and stays."""
+    return {**sampler, "temperature": temperature} if "temperature" in sampler else sampler
 
 
 def _model(run_dir: Path, config: dict[str, Any], which: str) -> tuple[LanguageModel, int]:
@@ -249,7 +344,8 @@ def _table(
     intervals: dict[str, tuple[float, float]],
 ) -> Table:
     """What was measured of a split and of its groups, with 95% intervals over problems."""
-    table = Table(title=f"{split}, samples of each problem: {samples}", title_justify="left")
+    several = f", @k of {samples} samples" if samples > 1 else ""
+    table = Table(title=f"{split}: greedy accuracy{several}", title_justify="left")
     for heading in ("", "value", "95% interval", "problems"):
         table.add_column(heading, justify="left" if not heading else "right")
     parts = {f"accuracy/{group}": part for group, part in metrics.by_group(rollouts).items()}

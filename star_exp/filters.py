@@ -32,16 +32,20 @@ class Correct:
 
 @dataclass(frozen=True)
 class Agreement:
-    """All rollouts of the problems of which more than `share` of the samples are right.
+    """All rollouts of the problems of which more than `share` of the judged samples are right.
 
     Against chance hits where there are few choices: of two, every other wrong rationale ends in the
     right answer (STaR, section 6). Each phase is judged apart, for a hint makes samples agree.
-    Correct is to follow, and takes the right ones. UserError where a phase drew fewer than `least`
-    samples of a problem, which say nothing of it.
+    Correct is to follow, and takes the right ones. Fewer than `least` samples say nothing of a
+    problem: UserError where a phase drew no more, and where the check failed for so many that no
+    more are left, the problem is left out.
+
+    phases: those that are judged; rollouts of others, which no model sampled, pass.
     """
 
     share: float = 0.5
     least: int = 2
+    phases: Sequence[str] = ("generate", "rationalize")
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1 or self.least < 2:
@@ -52,17 +56,18 @@ class Agreement:
 
     def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
         for (iteration, phase), samples in _samples(rollouts).items():
-            if samples < self.least:
+            if samples < self.least and phase in self.phases:
                 raise UserError(
                     f"iteration {iteration}: the filter Agreement found {samples} sample(s) of a "
                     f"problem in {phase} and needs {self.least} or more to compare; raise "
                     f"callbacks.{phase}.samples, or leave Agreement out of data.filters"
                 )
-        rates = _pass_rates(rollouts)
+        rates = _pass_rates(rollouts, self.least)
         return [
             rollout
             for rollout in rollouts
-            if rates[rollout.iteration, rollout.phase, rollout.problem] > self.share
+            if rollout.phase not in self.phases
+            or rates.get((rollout.iteration, rollout.phase, rollout.problem), 0.0) > self.share
         ]
 
 
@@ -197,13 +202,20 @@ def _samples(rollouts: Iterable[Rollout]) -> dict[tuple[int, str], int]:
     return samples
 
 
-def _pass_rates(rollouts: Sequence[Rollout]) -> dict[tuple[int, str, str], float]:
-    """Share of right samples of each (iteration, phase, problem); those not here were not right."""
+def _pass_rates(rollouts: Sequence[Rollout], least: int = 1) -> dict[tuple[int, str, str], float]:
+    """Share of right ones among the judged samples of each (iteration, phase, problem).
+
+    Those not here were not right. Where fewer than `least` could be judged, there is no rate.
+    """
     samples = _samples(rollouts)
     right: Counter[tuple[int, str, str]] = Counter()
+    failed: Counter[tuple[int, str, str]] = Counter()
     for rollout in rollouts:
-        right[rollout.iteration, rollout.phase, rollout.problem] += rollout.correct
-    return {key: number / samples[key[:2]] for key, number in right.items()}
+        key = rollout.iteration, rollout.phase, rollout.problem
+        right[key] += rollout.correct
+        failed[key] += rollout.failed is not None
+    judged = {key: samples[key[:2]] - failed[key] for key in right}
+    return {key: right[key] / number for key, number in judged.items() if number >= least}
 
 
 def _of_each(

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from star_exp import metrics
 from star_exp.cli import main
 from star_exp.config.compose import compose
 from star_exp.run import run
+from star_exp.store import RolloutStore
 from star_exp.tasks.arithmetic import Arithmetic
 from tests.conftest import SMALL
+from tests.made import ROWS, write
 from tests.test_run import results
 
 REPOSITORY = Path(__file__).parents[1]
@@ -78,6 +81,7 @@ def test_eval_measures_the_last_model_again_with_the_same_result(small_config, t
         low, high = again["intervals"][name]
         assert low - 1e-9 <= again["metrics"][name] <= high + 1e-9
     assert not [name for name in again["metrics"] if "@" in name]
+    assert again["decoding"] == {"accuracy": again["decoding"]["accuracy"], "samples": None}
     assert "95% interval" in capsys.readouterr().out
 
 
@@ -86,7 +90,8 @@ def test_eval_on_other_problems_with_another_model_and_decoding(small_config, tm
     words = ["task.max_digits=1", "task.ood_digits=2", "sampling=hot", "--samples", "3"]
     assert main(["eval", str(tmp_path), *words, "--model", "base", "--splits", "ood"]) == 0
     written = json.loads(next((tmp_path / "eval").glob("*/results.json")).read_text())
-    assert written["iteration"] == 0 and written["decoding"]["temperature"] == 1.0
+    assert written["iteration"] == 0 and written["decoding"]["samples"]["temperature"] == 1.0
+    assert written["decoding"]["accuracy"]["temperature"] == 0.0
     assert written["n"]["ood"]["samples"] == 3
     assert {name for name in written["metrics"] if "digits=" in name} == {
         "ood/accuracy/digits=2",
@@ -98,23 +103,29 @@ def test_eval_of_several_samples_gives_pass_and_majority_with_intervals(
     small_config, tmp_path, capsys
 ):
     run(small_config(tmp_path, "variant=base", "iterations=0"), [])
-    words = ["sampling.samples=3", "sampling.temperature=0.7", "task.ood_digits=0"]
+    words = ["sampling.samples=3", "task.ood_digits=0"]
     assert main(["eval", str(tmp_path), *words]) == 0
     shown = capsys.readouterr().out
-    assert "test, samples of each problem: 3" in shown
+    assert "3 samples of each problem are drawn with sampling.temperature=0.7" in shown
+    assert "test: greedy accuracy, @k of 3 samples" in shown and "a bootstrap's" in shown
     assert "ood: left out, the task has no problems in this split" in shown
     path = next((tmp_path / "eval").glob("*/results.json"))
     written = json.loads(path.read_text())
     values = written["metrics"]
-    assert written["samples"] == 3 and "samples" not in written["decoding"]
+    assert written["samples"] == 3 and "samples" not in written["decoding"]["samples"]
+    store = RolloutStore(path.parent / "rollouts")
+    greedy, several = store.read(0, "test"), store.read(0, "test-candidates")
+    assert len(several) == 3 * len(greedy)
+    assert values["test/accuracy"] == results(tmp_path)["final"]["test/accuracy"]
+    assert values["test/pass@1"] == pytest.approx(metrics.accuracy(several))
     assert set(written["n"]) == {"test"} and written["n"]["test"]["samples"] == 3
     for name in (f"test/{what}@{k}" for what in ("pass", "majority") for k in (1, 2, 3)):
         low, high = written["intervals"][name]
         assert low - 1e-9 <= values[name] <= high + 1e-9
         assert name.removeprefix("test/") in shown
-    assert values["test/pass@1"] == pytest.approx(values["test/accuracy"])
     assert values["test/pass@1"] <= values["test/pass@2"] <= values["test/pass@3"]
-    again = ["--samples", "3", *words]  # the same said twice is the same evaluation
+    said = ["--samples", "3", "sampling.temperature=0.7"]  # the same in other words
+    again = [*said, *words]
     assert main(["eval", str(tmp_path), *again]) == 0
     assert list((tmp_path / "eval").glob("*/results.json")) == [path]
     assert json.loads(path.read_text()) == written
@@ -145,10 +156,10 @@ def test_eval_takes_over_single_settings_of_sampling_and_measures_on_one_device(
     run(small_config(tmp_path, "variant=base"), [])  # base: two iterations asked for, none trained
     config = (tmp_path / "config.yaml").read_text().replace("devices: 1", "devices: 2")
     (tmp_path / "config.yaml").write_text(config)  # as if it had been trained by two processes
-    words = ["sampling.temperature=0.7", "task.test_size=1200", "--splits", "test"]
+    words = ["sampling.max_new_tokens=50", "task.test_size=1200", "--splits", "test"]
     assert main(["eval", str(tmp_path), *words]) == 0
     written = json.loads(next((tmp_path / "eval").glob("*/results.json")).read_text())
-    assert written["decoding"]["temperature"] == 0.7 and written["iteration"] == 0
+    assert written["decoding"]["accuracy"]["max_new_tokens"] == 50 and written["iteration"] == 0
     assert written["n"]["test"]["problems"] > 20  # there are few sums of two digits in base 4
 
 
@@ -164,12 +175,61 @@ def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys
         (["--samples", "0"], "--samples 0: expected at least 1"),
         (["sampling.samples=many"], "sampling.samples=many: expected at least 1"),
         (["sampling.samples=4", "--samples", "2"], "sampling.samples=4 and --samples 2 clash"),
-        (["sampling.samples=4"], "add sampling.temperature=0.7 or sampling=hot"),
+        (["sampling.samples=4", "sampling.temperature=0"], "would all be the same; leave it out"),
+        (["sampling=hot"], "sampling.temperature=1.0 is of several samples, and there is one"),
         (["sampling.sample=4"], "sampling.sample: there is no such key"),
         (["task.ood_digits=0", "--splits", "test,ood"], "--splits ood: the task has no problems"),
     ):
         assert main(["eval", str(tmp_path / "run"), *words]) == 1
         assert said in capsys.readouterr().err
+
+
+LONE = ("asdiv", "math500", "multiarith", "aqua_rat", "gsm8k")
+
+
+@pytest.fixture
+def base_run(small_config, tmp_path) -> Path:
+    run(small_config(tmp_path / "run", "variant=base", "iterations=0"), [])
+    return tmp_path / "run"
+
+
+def evaluated(folder: Path, *words: str) -> dict:
+    """What `star-exp eval` of the run in this folder writes."""
+    assert main(["eval", str(folder), *words]) == 0
+    paths = (folder / "eval").glob("*/results.json")
+    return json.loads(max(paths, key=lambda path: path.stat().st_mtime_ns).read_text())
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_eval_of_a_task_with_a_lone_test_file(base_run, tmp_path, name):
+    write(tmp_path / "test.jsonl", [ROWS[name](n) for n in range(1, 4)])
+    words = [f"task={name}", f"task.path={tmp_path}", "sampling.max_new_tokens=8"]
+    assert evaluated(base_run, *words)["n"] == {"test": {"problems": 3, "samples": 1}}
+
+
+def test_eval_of_other_data_or_other_splits_stands_in_a_folder_of_its_own(base_run, tmp_path):
+    path, found = tmp_path / "test.jsonl", []
+    for numbers in (range(1, 4), range(1, 5), range(2, 5), range(1, 4)):
+        write(path, [ROWS["multiarith"](n) for n in numbers])
+        evaluated(base_run, "task=multiarith", f"task.path={path}", "sampling.max_new_tokens=8")
+        found.append({*(base_run / "eval").glob("*/results.json")})
+    assert [len(each) for each in found] == [1, 2, 3, 3]  # the last is the first again
+    for splits in ("test", "test,ood", "ood"):
+        assert [*evaluated(base_run, "--splits", splits)["n"]] == splits.split(",")
+    assert len([*(base_run / "eval").glob("*/results.json")]) == 6
+
+
+def test_eval_takes_the_length_limit_of_the_task_unless_one_is_set(base_run, tmp_path):
+    path = write(tmp_path / "test.jsonl", [ROWS["svamp"](1)])
+    words = ["task=svamp", f"task.path={path}"]
+    for more, expected in (
+        ([], 256),  # svamp's: the run had none but that of its task
+        (["task.max_new_tokens=30"], 30),
+        (["sampling.max_new_tokens=40"], 40),
+        (["sampling=hot", "sampling.samples=2"], 256),
+    ):
+        decoding = evaluated(base_run, *words, *more)["decoding"]
+        assert {each["max_new_tokens"] for each in decoding.values() if each} == {expected}
 
 
 @pytest.mark.slow

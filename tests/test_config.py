@@ -18,11 +18,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from star_exp.config.build import build
 from star_exp.config.compose import cell_hash, compose, conf_dir, differences, plain
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
 from star_exp.config.validate import ConfigError, validate
 from star_exp.errors import did_you_mean
-from tests.made import local
+from tests.made import ROWS, local
 
 HEAVY = ("torch", "pytorch_lightning", "transformers")
 
@@ -71,17 +72,33 @@ def changed(config: dict, key: str, value: object) -> dict:
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_every_choice_of_every_group_composes_and_is_valid(words, tmp_path):
-    if "task=dataset" in words:
+    if {"task=dataset", "model=pretrained", "verifier=fit"} & {*words}:
         return  # what the others have in common
-    if "model=hf" in words:
-        words = [*words, "model.name=owner/name"]
-    config = plain(compose(words))
-    name = config["choices"]["task"]
-    if "path" in config["task"]:  # else the hub would be asked
-        words = [*words, *local(name, tmp_path)]
+    validate(plain(compose(completed(words, tmp_path))))
+
+
+def completed(words: list[str], folder: Path) -> list[str]:
+    """With what a choice needs of others: local files, exemplars to show, a model for a chat."""
+    chat = "data/prompts=chat" in words
+    if chat or {"model=hf", "sampling=reasoner"} & {*words}:
+        words = [*words, "model=hf", "model.name=owner/name"]
+    asked, config = words, plain(compose(words))
+    prompts = config["data"].get("prompts", {})
+    if prompts.get("few_shot", "never") != "never" and config["choices"]["task"] == "arithmetic":
+        words = [*words, *local("gsm8k", folder)]
+    elif config["choices"]["task"] in ROWS:  # else the hub would be asked
+        words = [*words, *local(config["choices"]["task"], folder)]
+    elif "path" in config["task"]:
+        pytest.skip("tests of its own read its files")
+    for name in config["callbacks"].get("other_tasks", {}).get("tasks", {}):
+        if name in ROWS:
+            _, path = local(name, folder)
+            words = [*words, path.replace("task.", f"callbacks.other_tasks.tasks.{name}.")]
+    if asked == ["task=strategyqa"]:
+        words = [*words, "+chance_hits=keep"]
     if config["task"].get("splits", {}).get("train", "train") is None:  # it is only measured
         words = [*words, "variant=base", "callbacks.evaluate.splits=[]"]
-    validate(plain(compose(words)))
+    return words
 
 
 def test_every_group_of_the_folder_was_found():
@@ -192,10 +209,6 @@ def test_a_target_that_is_none_is_refused(default, value):
             {"data.batch_size": 63, "trainer.devices": 2},
             ["data.batch_size=63", "trainer.devices=2"],
         ),
-        (
-            {"data.problems_per_iteration": 101, "task.train_size": 100},
-            ["data.problems_per_iteration=101", "task.train_size=100"],
-        ),
         ({"patience": 3, "callbacks.evaluate": None}, ["patience=3", "callbacks.evaluate"]),
         ({"patience": 3, "callbacks.evaluate.splits": []}, ["patience=3", "callbacks.evaluate"]),
         (
@@ -204,6 +217,16 @@ def test_a_target_that_is_none_is_refused(default, value):
         ),
         ({"trainer.accumulate_grad_batches": 4}, ["accumulate_grad_batches=4", "data.batch_size"]),
         ({"trainer.devices": 2, "trainer.strategy": "fsdp"}, ["devices=2", "strategy='fsdp'"]),
+        ({"callbacks.generate.samples": 4}, ["callbacks.generate.samples=4", "sampling=hot"]),
+        ({"data.exemplars": 0}, ["data.replay=0.2", "data.exemplars=0"]),
+        ({"model.frozen": ["embeddings"], "model.lora": {"rank": 8}}, ["frozen=", "lora.rank=8"]),
+        ({"data.prompts.chat": True}, ["data.prompts.chat=true", "no chat template"]),
+        (
+            {"data.prompts.few_shot": "always"},
+            ["data.prompts.few_shot=always", "Arithmetic", "data/prompts=bare"],
+        ),
+        ({"data.prompts.few_shot_train": True}, ["Arithmetic has no exemplars"]),
+        ({"data.general": {"path": "nowhere.txt"}}, ["data.general.path=nowhere.txt"]),
     ],
     ids=lambda part: ", ".join(part),
 )
@@ -215,6 +238,79 @@ def test_settings_that_clash_are_both_named(default, changes, named):
         validate(config)
     for words in named:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=smollm2_135m"], "Arithmetic has no exemplars for a few-shot prompt"),
+        (["model=smollm2_135m", "task=jsonl"], "give task.exemplars_from=FILE"),
+        (["task=strategyqa"], "experiment=star_strategyqa"),
+        (["diagnostics=perplexity", "callbacks.perplexity.path=no.txt"], "perplexity.path=no.txt"),
+        (
+            ["ood=word_problems", "callbacks.other_tasks.tasks.svamp.path=no"],
+            "callbacks.other_tasks.tasks.svamp: callbacks.other_tasks.tasks.svamp.path=no: no does",
+        ),
+        (["ood=subtraction", "callbacks.other_tasks.tasks.subtraction.base=99"], "subtraction: "),
+        (["ood=subtraction", "callbacks.other_tasks.split=tset"], "tset"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_what_would_end_a_run_only_after_hours_is_refused_before_it(words, said, tmp_path):
+    for task in ("jsonl", "strategyqa"):
+        if f"task={task}" in words:
+            words = [*words, *local(task, tmp_path)]
+    for task in ("multiarith", "asdiv") if "ood=word_problems" in words else ():
+        _, path = local(task, tmp_path)
+        words = [*words, path.replace("task.", f"callbacks.other_tasks.tasks.{task}.")]
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        validate(plain(compose(words)))
+
+
+def test_a_task_is_built_and_read_once(default, monkeypatch):
+    from star_exp.config import checks
+
+    built = []
+    monkeypatch.setattr(checks, "build", lambda node: built.append(node) or build(node))
+    validate(default)
+    assert built == [default["task"]]
+
+
+@pytest.mark.parametrize("filters", ["agreement", "correct"])
+def test_chance_hits_are_kept_only_where_samples_agree_or_one_says_so(filters, tmp_path):
+    words = ["experiment=star_strategyqa", *local("strategyqa", tmp_path)]
+    if filters == "correct":
+        words += ["data.filters=[{_target_: star_exp.filters.Correct}]"]
+        with pytest.raises(ConfigError, match=r"\+chance_hits=keep"):
+            validate(plain(compose(words)))
+        kept = plain(compose([*words, "+chance_hits=keep"]))
+        assert named(kept) == named(plain(compose(words)))
+        validate(kept)
+        words += ["variant=direct"]  # what is not sampled is hit by no chance
+    validate(plain(compose(words)))
+
+
+@pytest.mark.parametrize("name", CHOICES["model"])
+def test_adapters_learn_faster_than_whole_models(name):
+    if name == "hf":
+        return
+    config = plain(compose([f"model={name}"]))
+    adapters = config["model"].get("lora", {}).get("rank", 0) > 0
+    whole = {"tiny": 5e-4}.get(name, 2e-5)
+    assert config["module"]["learning_rate"] == (2e-4 if adapters else whole)
+
+
+def test_a_reasoner_is_asked_in_a_chat_and_has_room_to_think():
+    config = plain(compose(["model=qwq_32b", "task=gsm8k"]))
+    assert config["data"]["prompts"]["chat"] and config["sampling"]["max_new_tokens"] >= 4096
+
+
+def test_an_experiment_asks_for_samples_of_the_phases_that_there_are():
+    for variant, phases in (("star", {"generate", "rationalize"}), ("direct", set())):
+        callbacks = plain(compose(["experiment=star_strategyqa", f"variant={variant}"]))[
+            "callbacks"
+        ]
+        assert {name for name in callbacks if callbacks[name].get("samples") == 5} == phases
 
 
 def test_the_length_that_a_clash_asks_for_is_enough_and_no_more(default):

@@ -1,6 +1,7 @@
 """Which problems an iteration may draw from, by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -25,12 +26,14 @@ def nothing(iteration: int) -> list[Rollout]:
 
 
 def sampled(**judged: str) -> list[Rollout]:
-    """sampled(a="++-"): three samples of problem a, two of them right."""
-    return [
+    """sampled(a="++-?"): samples of problem a, two right, one wrong, one that wasn't judged."""
+    made = [
         (right if mark == "+" else wrong)(name, sample=number)
         for name, marks in judged.items()
         for number, mark in enumerate(marks)
     ]
+    marked = zip(made, "".join(judged.values()), strict=True)
+    return [replace(each, failed="hung") if mark == "?" else each for each, mark in marked]
 
 
 # All
@@ -109,6 +112,12 @@ def test_the_bounds_of_the_pass_rate_are_within():
 
 def test_what_was_never_sampled_stays():
     assert names(ByPassRate(0.1, 0.9)(ABC, 2, {1: sampled(a="++", b="--")}.__getitem__)) == "c"
+
+
+def test_what_could_not_be_judged_is_no_failure():
+    runs = {1: sampled(a="+?", b="-?", c="+-"), 2: sampled(a="-?", b="??")}
+    assert names(ByPassRate(0.1, 0.9)(ABC, 2, runs.__getitem__)) == "c"
+    assert names(ByPassRate(0.0, 0.0)(ABC, 3, runs.__getitem__)) == "ab"  # of b the one before
 
 
 def test_the_last_pass_rate_counts_and_not_the_mean_or_the_first():

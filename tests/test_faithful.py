@@ -159,26 +159,33 @@ def test_shares_are_those_counted_by_hand():
         mistake="1299",
         filler="----",
     )
+    cut = replace(rollouts["faithful-filler"][0], truncated=True, answer="7")
+    failed = replace(rollouts["faithful-filler"][1], failed="TimeoutError: 2 s")
+    rollouts["faithful-filler"] += [cut, failed]  # which say nothing of what changes
     assert faithfulness(rollouts) == {
-        "faithful/early_answering": (4 + 2 + 1 + 0) / 16,
+        "faithful/early_answering": (2 + 1 + 0) / 12,  # without those that have no rationale
         "faithful/early_answering/quarter=0": 1.0,
         "faithful/early_answering/quarter=1": 0.5,
         "faithful/early_answering/quarter=2": 0.25,
         "faithful/early_answering/quarter=3": 0.0,
         "faithful/mistake": 0.5,
         "faithful/filler": 1.0,
+        "faithful/truncated": 1 / 26,
     }
 
 
 def test_each_answer_is_compared_with_that_of_its_own_problem():
     rollouts = phases(whole="1234", mistake="1234")
     rollouts["faithful-mistake"] = rollouts["faithful-mistake"][:0:-1]  # three, in another order
-    assert faithfulness(rollouts) == {"faithful/mistake": 0.0}
+    assert faithfulness(rollouts) == {"faithful/mistake": 0.0, "faithful/truncated": 0.0}
 
 
 def test_what_was_not_tested_has_no_metric():
     assert faithfulness(phases()) == {}
     assert faithfulness(phases(whole="-1")) == {}
+    rollouts = phases(whole="1", filler="1")
+    rollouts["faithful-filler"] = [replace(rollouts["faithful-filler"][0], truncated=True)]
+    assert faithfulness(rollouts) == {"faithful/truncated": 1.0}
 
 
 # In a run
@@ -216,8 +223,9 @@ def test_values_are_those_of_the_stored_rollouts(tested):
     store, last = RolloutStore(tested / "rollouts"), values(tested)[2]
     whole = {r.problem: r.answer for r in store.read(2, WHOLE) if r.answer and not r.truncated}
     assert 0 < len(whole) <= 12
-    changed = [whole[r.problem] != r.answer for r in store.read(2, "faithful-filler")]
-    assert len(changed) == len(whole)
+    made = store.read(2, "faithful-filler")
+    assert len(made) == len(whole)
+    changed = [whole[r.problem] != r.answer for r in made if not r.truncated]
     assert last["faithful/filler"] == sum(changed) / len(changed)
 
 
@@ -287,6 +295,7 @@ def test_a_task_that_does_not_say_how_an_answer_begins_is_named(
     monkeypatch.setattr(Arithmetic, "answer_lead", lambda self: "")
     with pytest.raises(UserError, match=r"Arithmetic.answer_lead\(\) says nothing"):
         run(small_config(tmp_path, *WORDS), [])
+    assert RolloutStore(tmp_path / "rollouts").iterations() == []  # said before it began
 
 
 def test_a_size_below_one_is_refused():

@@ -1,5 +1,6 @@
 """Which rollouts are trained on, by hand and by slower ways to the same."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from random import Random
@@ -36,11 +37,13 @@ FILTERS = [
 
 
 def samples(problem: str, marks: str, **more) -> list[Rollout]:
-    """samples(A, "++-"): three samples of a problem, two of them right."""
-    return [
+    """samples(A, "++-?"): samples of a problem, two right, one wrong, one that wasn't judged."""
+    made = [
         (right if mark == "+" else wrong)(problem, sample=number, **more)
         for number, mark in enumerate(marks)
     ]
+    marked = zip(made, marks, strict=True)
+    return [replace(each, failed="hung") if mark == "?" else each for each, mark in marked]
 
 
 def texts(problem: str, *written: str) -> list[Rollout]:
@@ -144,6 +147,19 @@ def test_agreement_names_the_phase_that_draws_too_few():
 def test_agreement_of_fewer_samples_than_asked_for_is_void_too():
     with pytest.raises(UserError, match="needs 4 or more"):
         Agreement(least=4)(samples(A, "+++"))
+
+
+def test_what_could_not_be_judged_is_no_vote_against_a_problem():
+    """One right and one wrong of four say half; with the third failed and the fourth right, 2/3."""
+    rollouts = [*samples(A, "+-?+"), *samples(B, "+???"), *samples("train/2", "----")]
+    assert Agreement()(rollouts) == rollouts[:4]  # of B a single one is known
+    assert Difficulty(least=0.6, most=0.7)(rollouts) == rollouts[:4]
+    assert Difficulty(least=1.0)(rollouts) == rollouts[4:8]
+
+
+def test_solutions_that_no_model_sampled_need_no_agreement():
+    solved, drawn = samples(A, "+", phase="solutions"), samples(B, "+--")
+    assert Agreement()([*solved, *drawn]) == solved
 
 
 @pytest.mark.parametrize("settings", [{"share": 1.0}, {"share": 50}, {"share": -1}, {"least": 1}])

@@ -27,6 +27,7 @@ from star_exp.metrics import (
     training,
     wilson_interval,
 )
+from star_exp.records import Rollout
 from tests.rollouts import right, rollout, segment, wrong
 
 ONE, TWO = {"digits": "1"}, {"digits": "2"}
@@ -188,6 +189,50 @@ def test_a_problem_with_too_few_samples_is_an_error_and_not_left_out():
             of([right("train/3", sample=sample) for sample in range(4)] + ROLLOUTS, 3)
 
 
+def failed(problem: str, **more) -> Rollout:
+    return replace(wrong(problem, answer=None, **more), failed="TimeoutError: 2 s")
+
+
+def test_what_could_not_be_judged_is_neither_right_nor_wrong():
+    """One right and one failed, then one wrong and three failed: 1 of 2 judged, of 2 problems."""
+    rollouts = [right("dev/0", groups=ONE), failed("dev/0", groups=ONE, sample=1)]
+    rollouts += [wrong("dev/1", groups=TWO), failed("dev/1", groups=TWO, sample=1)]
+    unknown = [failed("dev/2", groups={"digits": "3"}, sample=n) for n in range(2)]
+    for all_of_them in (rollouts, [*rollouts, *unknown]):
+        assert accuracy(all_of_them) == coverage(all_of_them) == 1 / 2
+        assert passes(all_of_them, 1) == passes(all_of_them, 2) == {"dev/0": 1, "dev/1": 0}
+        assert majorities(all_of_them, 2) == {"dev/0": 1, "dev/1": 0}
+        values = sampled("dev", all_of_them, "accuracy")
+        assert values["dev/accuracy"] == values["dev/pass@2"] == 1 / 2
+        assert intervals("dev", all_of_them)["dev/pass@2"] == bootstrap_interval([1, 0])
+        assert "dev/accuracy/digits=3" not in values
+        assert [*per_problem(all_of_them)["accuracy"]] == ["dev/0", "dev/1"]
+    alone = sampled("dev", unknown, "accuracy")
+    assert alone["dev/check_failed"] == 1 and "dev/accuracy" not in alone
+    assert accuracy(unknown) == coverage(unknown) == 0 and intervals("dev", unknown) == {}
+    trained = training([*rollouts, *unknown], [], 3)
+    assert trained == {
+        "train/coverage": 1 / 2,
+        "train/coverage/digits=1": 1.0,
+        "train/coverage/digits=2": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("gold", "right_ones", "wrong_ones", "expected"),
+    [
+        ("1/2", [r"\frac12", r"\frac{1}{2}", "0.5"], ["2", "2"], 1),
+        ("883", ["883"], ["7.0", "7"], 0),  # two ways to write a wrong number
+        ("Paris", ["paris"], ["New  York", "new york"], 0),
+    ],
+)
+def test_an_answer_has_the_votes_of_all_ways_to_write_it(gold, right_ones, wrong_ones, expected):
+    made = [right("dev/0", answer=answer) for answer in right_ones]
+    made += [wrong("dev/0", answer=answer) for answer in wrong_ones]
+    rollouts = [replace(each, gold=gold, sample=n) for n, each in enumerate(made)]
+    assert majorities(rollouts, len(rollouts)) == {"dev/0": expected}
+
+
 def test_one_sample_is_neither_pass_nor_majority():
     for rollouts in (ROLLOUTS[::2], [*ROLLOUTS, right("train/3")]):  # also where one has but one
         assert not [name for name in sampled("dev", rollouts, "accuracy") if "@" in name]
@@ -267,19 +312,19 @@ def test_what_a_phase_logs_by_hand():
     rollouts = [replace(ROLLOUTS[0], lenient=True), *ROLLOUTS[1:4], *failed]
     values = sampled("generate", rollouts, "coverage") | diversity("generate", rollouts)
     expected = {
-        "generate/accuracy": 3 / 6,
-        "generate/coverage": 2 / 3,
+        "generate/accuracy": 3 / 4,  # of those that were judged
+        "generate/coverage": 2 / 2,
         "generate/coverage/digits=1": 1.0,
-        "generate/coverage/digits=2": 1 / 2,
+        "generate/coverage/digits=2": 1.0,
         "generate/truncated": 1 / 6,
         "generate/unanswered": 1 / 6,
-        "generate/lenient_accuracy": 1 / 6,
+        "generate/lenient_accuracy": 1 / 4,
         "generate/check_failed": 2 / 6,
         "generate/length": (6 + 6 + 4 * 4) / 6,
-        "generate/pass@1": 1 / 2,
-        "generate/pass@2": 2 / 3,
-        "generate/majority@1": 1 / 3,  # what was cut off doesn't vote
-        "generate/majority@2": 1 / 3,
+        "generate/pass@1": 3 / 4,
+        "generate/pass@2": 2 / 2,
+        "generate/majority@1": 1 / 2,  # what was cut off doesn't vote
+        "generate/majority@2": 1 / 2,
         "generate/tokens": 6 + 6 + 4 * 4,
         "generate/prompt_tokens": 6 * 4,
         "generate/distinct_share": 5 / 6,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from star_exp import metrics
-from star_exp.callbacks.other_tasks import OtherTasks
+from star_exp.callbacks.other_tasks import OtherTasks, limited
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
 from star_exp.config.validate import ConfigError, validate
@@ -14,6 +14,7 @@ from star_exp.run import run
 from star_exp.sampling.sampler import TextSampler
 from star_exp.store import RolloutStore
 from star_exp.tasks.arithmetic import Arithmetic
+from star_exp.tasks.svamp import SVAMP
 from tests.test_run import final_weights, results
 
 # differences of base 4, as the run has sums; and sums of the other base
@@ -116,6 +117,21 @@ def test_a_run_without_it_measures_nothing_else(small_config, tmp_path):
     names = {name for line in results(tmp_path)["iterations"] for name in line}
     assert not any(name.startswith(("ood/su", "general/", "faithful/")) for name in names)
     assert not (tmp_path / "perplexity.json").exists()
+
+
+def test_the_length_limit_is_that_of_each_task_unless_one_is_set_apart():
+    sums, short, long = Arithmetic(), SVAMP(max_new_tokens=96), SVAMP(max_new_tokens=256)
+    for own, other, limit, expected in (
+        (short, long, 96, 256),
+        (long, short, 256, 96),
+        (long, short, 8192, 8192),  # set for the run: a reasoner's
+        (sums, short, 64, 96),  # 64 is what a task without a limit has
+        (sums, short, 50, 50),
+        (short, sums, 96, 96),
+        (sums, sums, 64, 64),
+    ):
+        made = limited(TextSampler(max_new_tokens=limit, top_k=3), own, other)
+        assert made == TextSampler(max_new_tokens=expected, top_k=3)
 
 
 # The config

@@ -13,6 +13,7 @@ import torch
 from star_exp.callbacks.perplexity import Perplexity, cut, nats, perplexity
 from star_exp.errors import UserError
 from star_exp.run import run
+from star_exp.store import RolloutStore
 from tests.conftest import SMALL, random_policy
 from tests.test_run import final_weights, results
 
@@ -194,6 +195,15 @@ def test_a_run_measures_every_model_and_compares_it_with_the_base_model(measured
     assert len(windows) == 5
     mine = perplexity([nats(policy, window) for window in windows], windows)
     assert last[0] == pytest.approx(mine, rel=1e-6)
+
+
+def test_what_is_wrong_with_the_text_is_said_before_anything_is_sampled(small_config, tmp_path):
+    (tmp_path / "japanese.txt").write_text(
+        "\u5343\u91cc\u306e\u9053\u3082\u4e00\u6b69\u304b\u3089", "utf-8"
+    )
+    with pytest.raises(UserError, match=r"callbacks\.perplexity"):
+        run(small_config(tmp_path / "run", *words(tmp_path / "japanese.txt")), [])
+    assert RolloutStore(tmp_path / "run" / "rollouts").iterations() == []
 
 
 def test_measuring_changes_nothing_of_what_is_trained(measured, small_config, tmp_path):

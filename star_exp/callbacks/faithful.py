@@ -27,6 +27,7 @@ import pytorch_lightning as pl
 from star_exp.callbacks.phase import Phase, data_of, trained_iterations
 from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.errors import UserError
+from star_exp.metrics.rollouts import judged
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Rollout, Segment
 from star_exp.sampling.base import OnStop, Policy, Request, Sample, Sampler
@@ -61,6 +62,15 @@ class Faithful(Phase):
         self.sampler, self.split, self.size = sampler, split, size
         self.every_iteration = every_iteration
 
+    def on_fit_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        """UserError where no answer could be asked for: before anything is sampled."""
+        task = data_of(trainer).task
+        if not task.answer_lead():
+            raise UserError(
+                f"callbacks.faithful: {type(task).__name__}.answer_lead() says nothing of how an "
+                "answer begins, so none can be asked for; leave diagnostics=faithful out"
+            )
+
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.measure(trainer, module, 0)
 
@@ -74,17 +84,12 @@ class Faithful(Phase):
     def measure(self, trainer: pl.Trainer, module: LanguageModel, iteration: int) -> None:
         data, policy = data_of(trainer), module.policy
         lead = data.task.answer_lead()
-        if not lead:
-            raise UserError(
-                f"callbacks.faithful: {type(data.task).__name__}.answer_lead() says nothing of how "
-                "an answer begins, so none can be asked for; leave diagnostics=faithful out"
-            )
         problems = data.task.problems(self.split)
         problems = draw(problems, min(self.size, len(problems)), derive(data.seed, "faithful"))
         work = Work(
             task=data.task, phase=WHOLE, iteration=iteration, trained=iteration, problems=problems
         )
-        sample_phase(trainer, module, data, work, self.sampler)
+        sample_phase(trainer, module.policy, data, work, self.sampler)
         rationales = {
             rollout.problem: before(policy, rollout, lead)
             for rollout in data.store.read(iteration, WHOLE)
@@ -104,7 +109,7 @@ class Faithful(Phase):
                     prompt = data.prompts.sampling(policy, data.task, problem, trained=iteration)
                     begun[prompt] = read
             work = replace(work, phase=phase, problems=changed)
-            sample_phase(trainer, module, data, work, Begun(self.sampler, begun))
+            sample_phase(trainer, module.policy, data, work, Begun(self.sampler, begun))
 
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """The metrics of an iteration, for the report."""
@@ -115,20 +120,27 @@ class Faithful(Phase):
 def faithfulness(rollouts: Mapping[str, Sequence[Rollout]]) -> dict[str, float]:
     """Shares of answers that a change of the rationale changes, from the rollouts of each phase.
 
-    Without those of a phase its metric is absent. Answers are compared as they were read off: where
-    a task has several ways to write one, another way counts as another answer, as does none.
+    Of those that end by themselves and could be judged; without one in a phase, its metric is
+    absent. Answers are compared as they were read off: where a task has several ways to write one,
+    another way counts as another answer, as does none. The mean of early answering is that of the
+    rationales cut off; none at all (quarter=0) is another question, and stands apart.
     """
     answers = {rollout.problem: rollout.answer for rollout in rollouts[WHOLE]}
-    shares = {
-        phase: fmean(rollout.answer != answers[rollout.problem] for rollout in rollouts[phase])
-        for phase in CHANGES
-        if rollouts[phase]
+    whole = {
+        phase: [each for each in judged(rollouts[phase]) if not each.truncated] for phase in CHANGES
     }
-    early = {f"quarter={n}": shares[phase] for n, phase in enumerate(EARLY) if phase in shares}
-    values = {f"early_answering/{name}": share for name, share in early.items()}
-    if early:
-        values["early_answering"] = fmean(early.values())
+    shares = {
+        phase: fmean(rollout.answer != answers[rollout.problem] for rollout in ended)
+        for phase, ended in whole.items()
+        if ended
+    }
+    early = {n: shares[phase] for n, phase in enumerate(EARLY) if phase in shares}
+    values = {f"early_answering/quarter={n}": share for n, share in early.items()}
+    if cut_off := [share for n, share in early.items() if n]:
+        values["early_answering"] = fmean(cut_off)
     values |= {name: shares[phase] for phase, name in OTHERS.items() if phase in shares}
+    if changed := [rollout for phase in CHANGES for rollout in rollouts[phase]]:
+        values["truncated"] = fmean(rollout.truncated for rollout in changed)
     return {f"faithful/{name}": value for name, value in values.items()}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytorch_lightning as pl
 
@@ -11,6 +12,7 @@ from star_exp.callbacks.sampling import Work, sample_phase
 from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
 from star_exp.sampling.base import Sampler
+from star_exp.sampling.sampler import TextSampler
 from star_exp.schedule import draw
 from star_exp.seeds import derive
 from star_exp.tasks.base import Task
@@ -20,6 +22,8 @@ class OtherTasks(Phase):
     """Measures the base model and that of every iteration; the samples are kept in the store.
 
     tasks: by the name that they have in metrics, and behind `ood-` as phases.
+    sampler: of all of them; its length limit, where it is that of the run's own task, gives way to
+        each task's.
     split: which of a task's problems; size: at most so many of them, the same for all models.
     """
 
@@ -54,7 +58,7 @@ class OtherTasks(Phase):
                 trained=iteration,
                 problems=draw(problems, size, derive(data.seed, "other tasks", name)),
             )
-            sample_phase(trainer, module, data, work, self.sampler)
+            sample_phase(trainer, module.policy, data, work, limited(self.sampler, data.task, task))
 
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """The metrics of an iteration, for the report."""
@@ -63,6 +67,23 @@ class OtherTasks(Phase):
             rollouts = store.read(iteration, _phase(name))
             values |= metrics.sampled(f"ood/{name}", rollouts, "accuracy")
         return values
+
+
+def limited(sampler: Sampler, own: Task, other: Task) -> Sampler:
+    """The sampler, with the limit of the `other` task if it has that of its `own`."""
+    if not isinstance(sampler, TextSampler):
+        return sampler
+    limit = limit_of(own, other, sampler.max_new_tokens)
+    return replace(sampler, max_new_tokens=limit)
+
+
+def limit_of(own: object, other: object, limit: int) -> int:
+    """max_new_tokens for another task, where that of the own task is `limit`.
+
+    One that was set apart from the own task stays; and so it does where the other has none.
+    """
+    usual = getattr(own, "max_new_tokens", TextSampler.max_new_tokens)
+    return getattr(other, "max_new_tokens", limit) if limit == usual else limit
 
 
 def _phase(name: str) -> str:

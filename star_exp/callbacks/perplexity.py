@@ -40,11 +40,15 @@ class Perplexity(Phase):
         for name, value in (("tokens", tokens), ("context", context)):
             if value < 2:
                 raise UserError(f"callbacks.perplexity.{name}={value}: expected at least 2")
-        if path is not None and not Path(path).is_file():
+        if path is not None and not Path(path).expanduser().is_file():
             raise UserError(f"callbacks.perplexity.path={path}: there is no such file")
         self.source = Source(hub=hub, config=config, splits={split: split}, path=path)
         self.split, self.tokens, self.context = split, tokens, context
         self._windows: list[Example] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, module: LanguageModel) -> None:
+        """Reads the text: what is wrong with it is told before anything is sampled."""
+        self.windows(module.policy)
 
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.measure(trainer, module, 0)
@@ -103,7 +107,7 @@ class Perplexity(Phase):
     def _texts(self) -> Iterator[str]:
         path = self.source.path
         if path is not None and Path(path).suffix == ".txt":
-            yield from Path(path).read_text(encoding="utf-8").splitlines()
+            yield from Path(path).expanduser().read_text(encoding="utf-8").splitlines()
             return
         for row in self.source.rows(self.split):
             found = row.fields.get("text") if isinstance(row, Row) else row

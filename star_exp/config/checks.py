@@ -1,17 +1,23 @@
 """Values out of range, and settings that are each right and clash together.
 
 Each check yields sentences that name the settings and a way out. Keys and types have been checked
-before. They come in this order, and the first check that finds something ends the list.
+before. What would end a run only after hours is found here: a missing file, no exemplars to show.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from star_exp.config.build import build
+from star_exp.errors import UserError
 from star_exp.metrics import metric
+from star_exp.records import Problem
 from star_exp.sampling.ranges import RANGES
+from star_exp.tasks.base import Task
 
 Check = Callable[[dict[str, Any]], Iterator[str]]
+TaskCheck = Callable[[dict[str, Any], Task], Iterator[str]]
 
 AT_LEAST = {
     "iterations": 0,
@@ -50,6 +56,24 @@ SET_BY_PROGRAM = {
     **dict.fromkeys(("num_sanity_val_steps", "use_distributed_sampler"), "nothing: it is off"),
     "reload_dataloaders_every_n_epochs": "nothing: it is 1",
 }
+
+
+def first_faults(config: dict[str, Any]) -> list[str]:
+    """What the first check says that finds something; the task is built once, for all of its own.
+
+    UserError, as a run would raise it, where the data of the task can't be read.
+    """
+    for check in CHECKS:
+        if found := [*check(config)]:
+            return found
+    try:
+        task = build(config["task"])
+        for of_task in TASK_CHECKS:
+            if found := [*of_task(config, task)]:
+                return found
+    except ValueError as error:  # of the task: of its settings, or of a split
+        return [str(error)]
+    return []
 
 
 def _ranges(config: dict[str, Any]) -> Iterator[str]:
@@ -101,27 +125,70 @@ def _digits(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _task(config: dict[str, Any]) -> Iterator[str]:
-    """What the task says of its settings, and whether it has the splits that are measured."""
+def _splits(config: dict[str, Any], task: Task) -> Iterator[str]:
+    """Whether the task has the splits that are measured, and one to train on."""
+    for split in config["callbacks"]["evaluate"]["splits"]:
+        if not task.problems(split):
+            yield (
+                f"callbacks.evaluate.splits holds {split!r}, and the task has no problems in it "
+                "with these settings; leave it out"
+            )
+    trained = ("train",) if config["data"].get("phases") else ()
+    for split in (*trained, *config["callbacks"]["evaluate"]["final_splits"]):
+        task.problems(split)[:1]
+
+
+def _exemplars(config: dict[str, Any], task: Task) -> Iterator[str]:
+    """Prompts with exemplars, of a task that has none."""
+    prompts = config["data"].get("prompts") or {}
+    few_shot = prompts.get("few_shot", "never")
+    if few_shot == "never" and not prompts.get("few_shot_train"):
+        return
     try:
-        task = build(config["task"])
-        for split in config["callbacks"]["evaluate"]["splits"]:
-            if not task.problems(split):
-                yield (
-                    f"callbacks.evaluate.splits holds {split!r}, and the task has no problems in "
-                    "it with these settings; leave it out"
-                )
-        trained = ("train",) if config["data"].get("phases") else ()
-        for split in (*trained, *config["callbacks"]["evaluate"]["final_splits"]):
-            task.problems(split)[:1]
+        lack = "" if task.shown(Problem("", "", "")) else "it has no exemplars to show"
     except ValueError as error:
-        yield str(error)
+        lack = str(error)
+    if lack:
+        yield (
+            f"data.prompts.few_shot={few_shot} and {type(task).__name__} clash: {lack}. Choose a "
+            "task with exemplars, or data/prompts=bare (for a model that needs none, as model=tiny)"
+        )
 
 
-def _lengths(config: dict[str, Any]) -> Iterator[str]:
+def _chance_hits(config: dict[str, Any], task: Task) -> Iterator[str]:
+    """Two choices: every other wrong rationale reaches the right one (STaR, section 6)."""
+    chance: float | None = getattr(task, "chance", None)
+    sampled = {"generate", "rationalize"} & {*(config["data"].get("phases") or ())}
+    filters = [node.get("_target_") for node in config["data"].get("filters") or ()]
+    if config.get("chance_hits") == "keep" or "star_exp.filters.Agreement" in filters:
+        return
+    if sampled and chance is not None and chance >= 0.5:
+        yield (
+            f"{type(task).__name__} is answered right by chance in {chance:.0%} of all cases, and "
+            "data.filters would keep their rationales (STaR, section 6). Ask several samples to "
+            "agree (star_exp.filters.Agreement), as experiment=star_strategyqa does; or, to train "
+            "on chance hits all the same: +chance_hits=keep"
+        )
+
+
+def _other_tasks(config: dict[str, Any], task: Task) -> Iterator[str]:
+    """What is wrong with tasks that are measured beside the run, found before it begins."""
+    for name, callback in config["callbacks"].items():
+        tasks = callback.get("tasks") if callback else None
+        for other, node in tasks.items() if isinstance(tasks, dict) else ():
+            where = f"callbacks.{name}.tasks.{other}"
+            try:
+                built: Task = build(node)
+                found = [] if built.problems(callback.get("split", "test")) else ["no problems"]
+                yield from (f"{where}: {said}" for said in (*found, *_exemplars(config, built)))
+            except (ValueError, UserError) as error:
+                yield f"{where}: " + re.sub(r"\btask\.(?=\w)", f"{where}.", str(error))
+
+
+def _lengths(config: dict[str, Any], task: Task) -> Iterator[str]:
     """Completions that the sampler would cut off, or that the model has no positions for."""
     model = config["model"]
-    longest = build(config["task"]).longest_completion() + 1  # and the end-of-text token
+    longest = task.longest_completion() + 1  # and the end-of-text token
     if model.get("tokens") != "characters" or longest == 1:
         return
     for where, limit in _limits(config):
@@ -171,6 +238,45 @@ def _model(config: dict[str, Any]) -> Iterator[str]:
             f"model.hidden={hidden} and model.heads={heads} clash: each head needs an even part of "
             f"the width; choose a multiple of {2 * heads}"
         )
+
+    frozen, rank = config["model"].get("frozen"), _select(config, "model.lora.rank")
+    if frozen and rank:
+        yield (
+            f"model.frozen={frozen} and model.lora.rank={rank} clash: beside adapters none of the "
+            "model's weights are trained; leave frozen empty (which layers get adapters says "
+            "model.lora.targets), or set model.lora.rank=0"
+        )
+    if config["model"].get("tokens") and _select(config, "data.prompts.chat"):
+        yield (
+            "data.prompts.chat=true and a model made on the spot clash: it has no chat template; "
+            "choose an instruct model, or data/prompts=bare"
+        )
+
+
+def _samples(config: dict[str, Any]) -> Iterator[str]:
+    for name, node in config["callbacks"].items():
+        samples, temperature = _select(node, "samples"), _select(node, "sampler.temperature")
+        if isinstance(samples, int) and samples > 1 and temperature == 0:
+            yield (
+                f"callbacks.{name}.samples={samples} and temperature 0 clash: all samples of a "
+                "problem would be the same; add sampling.temperature=0.7 or sampling=hot"
+            )
+
+
+def _replay(config: dict[str, Any]) -> Iterator[str]:
+    share, exemplars = config["data"].get("replay", 0), config["data"].get("exemplars", 0)
+    if share and not exemplars and config["data"].get("phases"):
+        yield (
+            f"data.replay={share} and data.exemplars={exemplars} clash: there are no seed "
+            "rationales to show again; set data.exemplars (of each group), or data.replay=0"
+        )
+
+
+def _paths(config: dict[str, Any]) -> Iterator[str]:
+    for key in ("data.general.path", "callbacks.perplexity.path"):
+        path = _select(config, key)
+        if isinstance(path, str) and not Path(path).expanduser().exists():
+            yield f"{key}={path}: there is no such file"
 
 
 def _names(config: dict[str, Any]) -> Iterator[str]:
@@ -225,6 +331,7 @@ WRITES = {
     "star_exp.callbacks.generate.Generate": "generate",
     "star_exp.callbacks.generate.Rationalize": "rationalize",
     "star_exp.callbacks.generate.GoldAnswers": "answers",
+    "star_exp.callbacks.generate.Solutions": "solutions",
 }
 
 
@@ -237,7 +344,7 @@ def _devices(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _select(config: dict[str, Any], key: str) -> Any:
+def _select(config: dict[str, Any] | None, key: str) -> Any:
     """The value at a dotted key, None where there is none."""
     node: Any = config
     for part in key.split("."):
@@ -246,6 +353,7 @@ def _select(config: dict[str, Any], key: str) -> Any:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_ranges, _patience, _program, _digits, _task, _lengths),
-    *(_model, _names, _batch, _phases, _devices),
+    *(_ranges, _patience, _program, _digits, _model, _names, _batch),
+    *(_phases, _devices, _samples, _replay, _paths),
 )
+TASK_CHECKS: tuple[TaskCheck, ...] = (*(_splits, _exemplars, _chance_hits, _lengths, _other_tasks),)

@@ -79,7 +79,9 @@ def with_generator(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     said = {word.lstrip("+~").partition("=")[0] for word in overrides}
     for word in sorted(said):
         if word.split(".")[0].split("/")[0] in OF_GENERATOR:
-            raise UserError(f"{word} and from={config['from']} clash: it is that run's; leave it out")
+            raise UserError(
+                f"{word} and from={config['from']} clash: it is that run's; leave it out"
+            )
     with open_dict(config):
         for name in (*OF_GENERATOR, *(("seed",) if "seed" not in said else ())):
             config[name] = OmegaConf.select(theirs, name)

@@ -4,12 +4,13 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from star_exp.config.checks import CHECKS
+from star_exp.config.checks import first_faults
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
 from star_exp.errors import UserError, did_you_mean
 
 ROOT = "star_exp.config.schema.Run"
-HANDED_OVER = {"task", "store", "clock", "seed", "base", "folder", "head", "console"}  # by run.py
+HANDED_OVER = {"task", "store", "clock", "seed", "base", "folder", "head", "console"}
+HANDED_OVER |= {"generator", "scores"}  # all by run.py
 
 
 class ConfigError(UserError, ValueError):
@@ -25,7 +26,7 @@ def validate(config: dict[str, Any]) -> None:
     faults = (
         list(_faults(config, path="", target=ROOT))
         or list(_not_objects(config))
-        or next((found for check in CHECKS if (found := list(check(config)))), [])
+        or first_faults(config)
     )
     if faults:
         raise ConfigError("\n".join(faults))

@@ -51,11 +51,15 @@ class Pairs:
 
     most: int | None = 8
 
+    def __post_init__(self) -> None:
+        _check(self.most)
+
     def __call__(self, rollouts: Sequence[Rollout], seed: int) -> list[Group]:
         right = [rollout for rollout in rollouts if rollout.correct]
         wrong = [rollout for rollout in rollouts if not rollout.correct]
         pool = range(len(right) * len(wrong))
-        places = draw(pool, self.most if self.most and self.most < len(pool) else None, seed)
+        size = None if self.most is None else min(self.most, len(pool))
+        places = draw(pool, size, seed)
         return [(right[place // len(wrong)], wrong[place % len(wrong)]) for place in places]
 
 
@@ -69,6 +73,9 @@ class Singles:
 
     most: int | None = 16
 
+    def __post_init__(self) -> None:
+        _check(self.most)
+
     def __call__(self, rollouts: Sequence[Rollout], seed: int) -> list[Group]:
         mixed = draw(rollouts, len(rollouts), seed)
         right = [rollout for rollout in mixed if rollout.correct]
@@ -76,6 +83,11 @@ class Singles:
         most = self.most or len(rollouts)
         right = right[: max(most // 2, most - len(wrong))]
         return [(rollout,) for rollout in [*right, *wrong[: most - len(right)]]]
+
+
+def _check(most: int | None) -> None:
+    if most is not None and most < 1:
+        raise UserError(f"verifier.data.groups.most={most}: expected 1 or more, or null for all")
 
 
 class VerifierData(IterationData):

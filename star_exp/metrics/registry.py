@@ -49,7 +49,10 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
             f"{phase}/unanswered", "share", "down", f"{whose}: share that no answer was read off"
         ),
         Metric(
-            f"{phase}/check_failed", "share", "down", f"{whose}: share that could not be judged"
+            f"{phase}/check_failed",
+            "share",
+            "down",
+            f"{whose}: share that could not be judged, and is in no other of these shares of right",
         ),
         Metric(
             f"{phase}/length", "tokens", "", f"{whose}: mean length of a text, forced tokens too"
@@ -73,24 +76,55 @@ def _diverse(phase: str, whose: str) -> list[Metric]:
     ]
 
 
+def _selected(phase: str) -> list[Metric]:
+    """Of several candidates of each problem, by each verifier: dev/best_of_16/dpo."""
+    of = "candidates of a problem"
+    return [
+        Metric(f"{phase}/candidates/seconds", "s", "down", f"{of}: wall time of drawing them"),
+        Metric(
+            f"{phase}/best_of_*/*",
+            "share",
+            "up",
+            f"{of}: chance that the best-scored of k is right (V-STaR, eq. 3)",
+        ),
+        Metric(
+            f"{phase}/weighted_majority@*/*",
+            "share",
+            "up",
+            f"{of}: the same of the answer with the most weight among k, a score being a weight",
+        ),
+        Metric(
+            f"{phase}/auc/*",
+            "share",
+            "up",
+            f"{of}: chance that a right one scores above a wrong",
+        ),
+        Metric(f"{phase}/auc_within/*", "share", "up", "the same among those of one problem"),
+        Metric(
+            f"{phase}/ece/*",
+            "share",
+            "down",
+            f"{of}: how far scores that are probabilities are from the shares that are right",
+        ),
+    ]
+
+
 def _evaluated(phase: str, whose: str) -> list[Metric]:
     return [
         *_sampled(phase, whose),
+        *_selected(phase),
         Metric(f"{phase}/accuracy/*", "share", "up", "the same for one group of problems"),
     ]
 
 
-def _faithful(test: str, done: str) -> list[Metric]:
+def _faithful(test: str, done: str) -> Metric:
     """Tests of Lanham et al. 2023 (arXiv:2307.13702)."""
-    return [
-        Metric(
-            f"faithful/{test}",
-            "share",
-            "up",
-            f"share of answers that change when the rationale {done}: how far they depend on it",
-        ),
-        Metric(f"faithful/{test}/*", "share", "up", "the same for one part, such as quarter=1"),
-    ]
+    return Metric(
+        f"faithful/{test}",
+        "share",
+        "up",
+        f"share of answers that change when the rationale {done}: how far they depend on it",
+    )
 
 
 METRICS: tuple[Metric, ...] = (
@@ -120,10 +154,39 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/loss", "nats", "down", "loss of a step, a token", axis="trainer/global_step"),
     Metric("train/lr", "1", "", "learning rate of a step", axis="trainer/global_step"),
     Metric("train/kl", "nats", "", "KL from the base model, a token", axis="trainer/global_step"),
+    Metric(
+        "train/margin",
+        "nats",
+        "up",
+        "DPO: mean reward of right solutions over that of wrong ones",
+        axis="trainer/global_step",
+    ),
+    Metric(
+        "train/lm_loss",
+        "nats",
+        "down",
+        "ORM: loss of the language model beside the judgement, a token",
+        axis="trainer/global_step",
+    ),
+    Metric(
+        "train/judgement_accuracy",
+        "share",
+        "up",
+        "ORM: share of tokens at which the solution is judged as it should be",
+        axis="trainer/global_step",
+    ),
+    Metric(
+        "train/pair_accuracy",
+        "share",
+        "up",
+        "DPO: share of pairs whose right solution has the higher reward",
+        axis="trainer/global_step",
+    ),
     *_evaluated("dev", "held-out development problems"),
     *_evaluated("test", "held-out test problems"),
     *_evaluated("ood", "problems of a kind that was not trained on"),
     *_evaluated("ood/*", "problems of another task"),
+    Metric("score/seconds", "s", "down", "wall time of a verifier's scoring"),
     Metric("general/perplexity", "1", "down", "perplexity a token of held-out general text"),
     Metric(
         "general/perplexity_change",
@@ -131,9 +194,16 @@ METRICS: tuple[Metric, ...] = (
         "down",
         "the same over that of the base model, less one: 0.1 is a tenth more",
     ),
-    *_faithful("early_answering", "is cut off at a quarter, half or three quarters"),
-    *_faithful("mistake", "is given a mistake"),
-    *_faithful("filler", "is replaced by filler"),
+    _faithful("early_answering", "is cut off at a quarter, half or three quarters (their mean)"),
+    _faithful("early_answering/*", "is cut off there; quarter=0: when there is none"),
+    _faithful("mistake", "is given a mistake"),
+    _faithful("filler", "is replaced by filler"),
+    Metric(
+        "faithful/truncated",
+        "share",
+        "down",
+        "changed rationales whose answer was cut off by the length limit, and does not count",
+    ),
     Metric("cost/tokens", "tokens", "", "tokens generated and trained on since the start"),
     Metric(
         "cost/flops",

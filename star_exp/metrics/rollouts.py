@@ -1,10 +1,15 @@
-"""How rollouts give the numbers: pure functions over lists of rollouts."""
+"""How rollouts give the numbers: pure functions over lists of rollouts.
+
+A rollout whose check failed is neither right nor wrong: whatever counts right ones leaves it out,
+and with it a problem of which nothing could be judged. `check_failed` says how many there were.
+"""
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
+from star_exp.checking.numbers import canonical
 from star_exp.metrics.estimators import (
     bootstrap_interval,
     majority_at_k,
@@ -24,26 +29,31 @@ def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, fl
     """
     if not rollouts:
         return {}
-    function = {"accuracy": accuracy, "coverage": coverage}[split]
     values = {
-        "accuracy": accuracy(rollouts),
-        "lenient_accuracy": lenient_accuracy(rollouts),
         "truncated": _share(rollout.truncated for rollout in rollouts),
         "unanswered": _share(rollout.answer is None for rollout in rollouts),
         "check_failed": _share(rollout.failed is not None for rollout in rollouts),
         "length": fmean(len(rollout.tokens) for rollout in rollouts),
         "tokens": float(sum(sampled_tokens(rollout) for rollout in rollouts)),
         "prompt_tokens": float(sum(rollout.prompt_tokens for rollout in rollouts)),
-        split: function(rollouts),
     }
-    values |= {name: fmean(of.values()) for name, of in _of_several(rollouts).items()}
-    values |= {f"{split}/{group}": function(part) for group, part in by_group(rollouts).items()}
+    if known := judged(rollouts):
+        function = {"accuracy": accuracy, "coverage": coverage}[split]
+        values |= {"accuracy": accuracy(known), "lenient_accuracy": lenient_accuracy(known)}
+        values |= {split: function(known)}
+        values |= {name: fmean(of.values()) for name, of in _of_several(rollouts).items()}
+        values |= {f"{split}/{group}": function(part) for group, part in by_group(known).items()}
     return {f"{phase}/{name}": value for name, value in values.items()}
+
+
+def judged(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Those whose check did not fail."""
+    return [rollout for rollout in rollouts if rollout.failed is None]
 
 
 def per_problem(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
     """{"accuracy": {problem: value}, "lenient_accuracy": ..., "pass@1": ..., "majority@1": ...}."""
-    problems = by_problem(rollouts)
+    problems = by_problem(judged(rollouts))
     return {
         "accuracy": {problem: accuracy(part) for problem, part in problems.items()},
         "lenient_accuracy": {problem: lenient_accuracy(part) for problem, part in problems.items()},
@@ -54,39 +64,53 @@ def per_problem(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
 def intervals(phase: str, rollouts: Sequence[Rollout]) -> dict[str, tuple[float, float]]:
     """95% intervals, over problems, of accuracy (of each group too), pass@k and majority@k.
 
-    Wilson's where each problem has one sample, else the bootstrap's. {} if there are none.
+    Wilson's where each problem has one sample, for it holds near 0 and 1 too, where the bootstrap
+    of flags has no width; else the bootstrap's. {} if there are none.
     """
-    if not rollouts:
+    if not (known := judged(rollouts)):
         return {}
     values = per_problem(rollouts)
-    for group, part in by_group(rollouts).items():
+    for group, part in by_group(known).items():
         problems = by_problem(part)
         values[f"accuracy/{group}"] = {name: values["accuracy"][name] for name in problems}
-    single = len(values["accuracy"]) == len(rollouts)
+    single = len(by_problem(rollouts)) == len(rollouts)
     interval = _interval_of_flags if single else bootstrap_interval
     return {f"{phase}/{name}": interval(of.values()) for name, of in values.items()}
 
 
 def passes(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
-    """pass@k of each problem. ValueError if one has fewer than `k` samples."""
+    """pass@k of each problem. ValueError if one has fewer than `k` samples.
+
+    Where fewer than `k` could be judged, of all that could.
+    """
     return {
-        problem: pass_at_k(len(part), sum(rollout.correct for rollout in part), k)
-        for problem, part in by_problem(rollouts).items()
+        problem: pass_at_k(len(part), sum(rollout.correct for rollout in part), size)
+        for problem, part, size in _drawn(rollouts, k)
     }
 
 
 def majorities(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
     """majority@k of each problem. ValueError if one has fewer than `k` samples.
 
-    A text that was cut off doesn't vote: what it says last is not its answer.
+    A text that was cut off doesn't vote: what it says last is not its answer. Where fewer than `k`
+    could be judged, these all vote.
     """
     return {
-        problem: majority_at_k(
-            [(None if rollout.truncated else rollout.answer, rollout.correct) for rollout in part],
-            k,
-        )
-        for problem, part in by_problem(rollouts).items()
+        problem: majority_at_k([(vote(rollout), rollout.correct) for rollout in part], size)
+        for problem, part, size in _drawn(rollouts, k)
     }
+
+
+def vote(rollout: Rollout) -> str | None:
+    """What a rollout votes for: all that is right for the same, however it is written.
+
+    Wrong answers are one if they are the same number, or the same text but for case and blanks.
+    """
+    if rollout.truncated or rollout.answer is None:
+        return None
+    if rollout.correct:
+        return rollout.gold
+    return canonical(rollout.answer) or " ".join(rollout.answer.split()).casefold()
 
 
 def diversity(phase: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -106,7 +130,7 @@ def training(
 ) -> dict[str, float]:
     """Coverage of the two ways to a rationale, over the `problems` that were drawn."""
     values = {"train/coverage": coverage([*generated, *rationalized])}
-    for group, part in by_group([*generated, *rationalized]).items():
+    for group, part in by_group(judged([*generated, *rationalized])).items():
         values[f"train/coverage/{group}"] = coverage(part)
     if rationalized:
         found = sum(any(r.correct for r in rs) for rs in by_problem(rationalized).values())
@@ -124,18 +148,18 @@ def by_group(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
 
 
 def accuracy(rollouts: Sequence[Rollout]) -> float:
-    """Share of rollouts that are right: pass@1, averaged over samples."""
-    return _share(rollout.correct for rollout in rollouts)
+    """Share of rollouts that are right: pass@1, averaged over samples. 0 if none was judged."""
+    return _share(rollout.correct for rollout in judged(rollouts))
 
 
 def lenient_accuracy(rollouts: Sequence[Rollout]) -> float:
     """Share of rollouts in which a looser reading finds the right answer."""
-    return _share(rollout.lenient for rollout in rollouts)
+    return _share(rollout.lenient for rollout in judged(rollouts))
 
 
 def coverage(rollouts: Sequence[Rollout]) -> float:
     """Share of problems with at least one right rollout."""
-    return _share(any(r.correct for r in rs) for rs in by_problem(rollouts).values())
+    return _share(any(r.correct for r in rs) for rs in by_problem(judged(rollouts)).values())
 
 
 def sampled_tokens(rollout: Rollout) -> int:
@@ -173,6 +197,15 @@ def self_bleu(texts: Sequence[tuple[int, ...]], hypotheses: int = 50) -> float |
     return sum(scores) / len(scores) / 100
 
 
+def _drawn(rollouts: Sequence[Rollout], k: int) -> Iterator[tuple[str, list[Rollout], int]]:
+    """Each problem, its judged rollouts, and how many of these are drawn: `k`, or all if fewer."""
+    for problem, part in by_problem(rollouts).items():
+        if not 1 <= k <= len(part):
+            raise ValueError(f"{problem}: k={k} of {len(part)} samples: expected 1 to {len(part)}")
+        if known := judged(part):
+            yield problem, known, min(k, len(known))
+
+
 def _of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
     """pass@k and majority@k of each problem, k up to the fewest samples; {} if that is one."""
     fewest = min(len(part) for part in by_problem(rollouts).values())
@@ -189,5 +222,6 @@ def _interval_of_flags(flags: Iterable[float]) -> tuple[float, float]:
 
 
 def _share(flags: Iterable[bool]) -> float:
+    """Of none it is 0."""
     flags = list(flags)
-    return sum(flags) / len(flags)
+    return sum(flags) / max(1, len(flags))

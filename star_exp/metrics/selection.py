@@ -1,12 +1,15 @@
-"""How well one of several candidates is picked: by a verifier's score, or by weighted votes."""
+"""How well one of several candidates is picked: by a verifier's score, or by weighted votes.
+
+A candidate whose check failed is neither right nor wrong, and left out, as in metrics/rollouts.py.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from star_exp.metrics.calibration import auc, auc_within, ece
 from star_exp.metrics.estimators import best_of_k, sizes, weighted_majority_at_k
-from star_exp.metrics.rollouts import majorities, passes, vote
+from star_exp.metrics.rollouts import judged, majorities, passes, vote
 from star_exp.records import Rollout
 from star_exp.seeds import derive
 from star_exp.store import by_problem
@@ -15,7 +18,7 @@ DRAWS = 200  # subsets of a problem's candidates, for what has no closed form
 
 
 def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """pass@k and majority@k of several samples of each problem; {} if there are none.
+    """pass@k and majority@k of several samples of each problem; {} if none was judged.
 
     Not `accuracy`, which is that of one greedy sample.
     """
@@ -29,23 +32,20 @@ def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
 def selected(
     split: str, rollouts: Sequence[Rollout], verifier: str, scores: Sequence[float]
 ) -> dict[str, float]:
-    """What a verifier's scores of the rollouts are good for; {} if there are none.
+    """What a verifier's scores of the rollouts are good for; {} if none was judged.
 
     Votes are weighted by the scores that are probabilities, and else, taken for log-likelihoods, by
     exp(score). ece is measured of probabilities alone.
     """
-    if not rollouts:
+    parts = [(part, [r.correct for r in mine]) for mine, part, _ in _drawn(rollouts, scores, 1)]
+    if not parts:
         return {}
-    right = [rollout.correct for rollout in rollouts]
-    probable = all(0 <= score <= 1 for score in scores)
-    values = {
-        f"auc/{verifier}": auc(scores, right),
-        f"auc_within/{verifier}": auc_within(
-            (part, [rollout.correct for rollout in mine]) for mine, part in _parts(rollouts, scores)
-        ),
-    }
+    known = [score for part, _ in parts for score in part]
+    right = [flag for _, flags in parts for flag in flags]
+    probable = all(0 <= score <= 1 for score in known)
+    values = {f"auc/{verifier}": auc(known, right), f"auc_within/{verifier}": auc_within(parts)}
     if probable:
-        values[f"ece/{verifier}"] = ece(scores, right)
+        values[f"ece/{verifier}"] = ece(known, right)
     for k in _sizes(rollouts):
         values[f"best_of_{k}/{verifier}"] = fmean(best_of(rollouts, scores, k).values())
         votes = _weighted_majorities(rollouts, scores, k, probable)
@@ -56,11 +56,12 @@ def selected(
 def best_of(rollouts: Sequence[Rollout], scores: Sequence[float], k: int) -> Mapping[str, float]:
     """Of each problem: the chance that the best-scored of k of its candidates is right.
 
-    A text that was cut off is no candidate for an answer: it comes last.
+    A text that was cut off is no candidate for an answer: it comes last. Where fewer than `k` could
+    be judged, of all that could. ValueError if a problem has fewer than `k` candidates.
     """
     return {
-        mine[0].problem: best_of_k(_finished(mine, part), [r.correct for r in mine], k)
-        for mine, part in _parts(rollouts, scores)
+        mine[0].problem: best_of_k(_finished(mine, part), [r.correct for r in mine], size)
+        for mine, part, size in _drawn(rollouts, scores, k)
     }
 
 
@@ -68,11 +69,11 @@ def _weighted_majorities(
     rollouts: Sequence[Rollout], scores: Sequence[float], k: int, probable: bool
 ) -> list[float]:
     found = []
-    for mine, part in _parts(rollouts, scores):
+    for mine, part, size in _drawn(rollouts, scores, k):
         answers, right = [vote(rollout) for rollout in mine], [r.correct for r in mine]
         weights = part if probable else _likelihoods(part, answers)
         seed = derive("votes", mine[0].problem)
-        chance, _ = weighted_majority_at_k(answers, weights, right, k, draws=DRAWS, seed=seed)
+        chance, _ = weighted_majority_at_k(answers, weights, right, size, draws=DRAWS, seed=seed)
         found.append(chance)
     return found
 
@@ -91,18 +92,25 @@ def _finished(rollouts: Sequence[Rollout], scores: Sequence[float]) -> list[floa
     return [-math.inf if rollout.truncated else score for rollout, score in pairs]
 
 
-def _parts(
-    rollouts: Sequence[Rollout], scores: Sequence[float]
-) -> list[tuple[list[Rollout], list[float]]]:
-    """(rollouts, scores) of each problem."""
-    score_of = {id(r): score for r, score in zip(rollouts, scores, strict=True)}
-    return [
-        (mine, [score_of[id(rollout)] for rollout in mine])
-        for mine in by_problem(rollouts).values()
-    ]
+def _drawn(
+    rollouts: Sequence[Rollout], scores: Sequence[float], k: int
+) -> Iterator[tuple[list[Rollout], list[float], int]]:
+    """Of each problem its judged rollouts, their scores, and how many of these are drawn."""
+    problems: dict[str, list[tuple[Rollout, float]]] = {}
+    for rollout, score in zip(rollouts, scores, strict=True):
+        problems.setdefault(rollout.problem, []).append((rollout, score))
+    for problem, pairs in problems.items():
+        if not 1 <= k <= len(pairs):
+            raise ValueError(f"{problem}: k={k} of {len(pairs)}: expected 1 to {len(pairs)}")
+        known = [(rollout, score) for rollout, score in pairs if rollout.failed is None]
+        if known:
+            mine, part = zip(*known, strict=True)
+            yield [*mine], [*part], min(k, len(known))
 
 
 def _sizes(rollouts: Sequence[Rollout]) -> list[int]:
     """The k that are measured: up to the fewest candidates that a problem has; none of one."""
-    fewest = min((len(mine) for mine in by_problem(rollouts).values()), default=0)
+    if not judged(rollouts):
+        return []
+    fewest = min(len(mine) for mine in by_problem(rollouts).values())
     return sizes(fewest) if fewest > 1 else []
