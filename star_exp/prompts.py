@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from star_exp.errors import UserError
 from star_exp.records import Problem
 from star_exp.sampling.base import Policy
 from star_exp.tasks.base import Task
@@ -73,7 +74,7 @@ class Prompts:
 
     def _chat(self, policy: Policy, turns: Sequence[str]) -> tuple[int, ...]:
         if policy.tokenizer.chat_template is None:
-            raise ValueError(
+            raise UserError(
                 "data.prompts.chat=true, and the model's tokenizer has no chat template: take an "
                 "instruct model, or data.prompts.chat=false"
             )

@@ -31,7 +31,7 @@ from star_exp.callbacks.reset import SeedIteration
 from star_exp.checkpoints import MovableCheckpoint, WholeCheckpointIO
 from star_exp.clock import Clock
 from star_exp.config.build import build
-from star_exp.errors import CheckpointError
+from star_exp.errors import CheckpointError, UserError
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel, Load, started_from
 from star_exp.records import Problem
@@ -277,7 +277,7 @@ def fingerprints(task: Task) -> dict[str, str]:
         shown = task.shown(Problem("", "", ""))
         digest = hashlib.blake2b(repr([*shown]).encode(), digest_size=8).hexdigest()
         found["exemplars"] = f"{digest} of {len(shown)}"
-    except ValueError:  # the task has none
+    except (ValueError, UserError):  # the task has none
         pass
     return found
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from star_exp.errors import UserError
 from star_exp.models.tiny import character_tokenizer
 from star_exp.prompts import Prompts
 from star_exp.records import Problem
@@ -88,5 +89,5 @@ def test_a_chat_ends_with_its_turn_and_a_text_with_the_tasks_stop_strings():
 
 
 def test_a_chat_without_a_template_is_refused(policy):
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         Prompts(chat=True).training(policy, Sums(), ASKED)

@@ -20,6 +20,7 @@ NOT_HASHED = (
     "tags",
     "optimized_metric",
     "choices",
+    "samples",
     "logger",
     "callbacks.panel",
     "chance_hits",
@@ -31,7 +32,6 @@ NOT_HASHED = (
 # Likewise, of any sampler: how fast it is.
 SPEED = ("engine", "batch_size", "cache_gib")
 # Which an experiment may know, and not every variant has.
-PHASES = ("generate", "rationalize")
 # What a verifier's fit takes over from the run that it is on.
 OF_GENERATOR = ("task", "model", "sampling")
 
@@ -44,8 +44,12 @@ def conf_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """`${cell_hash:}`: eight characters that name all but seed, paths and hardware."""
+    """`${cell_hash:}`: eight characters that name all but seed, paths and hardware.
+    `${samples:16}`: the key `samples`, or else 16."""
     OmegaConf.register_new_resolver("cell_hash", lambda *, _root_: cell_hash(_root_), replace=True)
+    OmegaConf.register_new_resolver(
+        "samples", lambda default, *, _root_: _root_.get("samples") or default, replace=True
+    )
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -95,23 +99,12 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The config with every interpolation resolved, as plain dicts, lists and values."""
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
-    _leave_out_absent_phases(container)
     return {str(key): value for key, value in container.items()}
-
-
-def _leave_out_absent_phases(config: dict[Any, Any]) -> None:
-    """An experiment may say how many samples a phase takes, and the variant have no such phase."""
-    callbacks = config.get("callbacks") or {}
-    for name in PHASES:
-        node = callbacks.get(name)
-        if isinstance(node, dict) and node.keys() <= {"samples"}:
-            del callbacks[name]
 
 
 def cell_hash(config: DictConfig) -> str:
     """Names what is computed, but for the seed: runs of one cell differ in their seeds alone."""
     container: Any = OmegaConf.to_container(config, resolve=False)
-    _leave_out_absent_phases(container)
     container["seed"] = None  # and whatever is set to it: task.seed=${seed} is still one cell
     for key in NOT_HASHED:
         *parents, last = key.split(".")

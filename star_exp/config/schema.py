@@ -26,6 +26,7 @@ class Run:
     trainer: dict[str, Any]
     logger: dict[str, Any] | None
     callbacks: dict[str, Any]
+    samples: int | None = None
     verifier: dict[str, Any] | None = None
     from_: str | None = None  # `from`
     chance_hits: Literal["refuse", "keep"] = "refuse"  # of a task with two choices; checks.py

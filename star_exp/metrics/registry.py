@@ -147,6 +147,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/coverage", "share", "up", "training problems with a right rationale, either way"),
     Metric("train/coverage/*", "share", "up", "the same for one group of problems"),
     Metric("train/examples", "rollouts", "", "rollouts that passed the filters"),
+    Metric(
+        "train/kept/*", "rollouts", "", "rollouts that this filter left, of those before it"
+    ),
+    Metric("train/problems", "problems", "", "problems that the rollouts which passed are of"),
     Metric("train/steps", "steps", "", "optimizer steps of this iteration"),
     Metric("train/tokens", "tokens", "", "tokens trained on, prompts included, padding not"),
     Metric("train/seconds", "s", "down", "wall time of fine-tuning"),
