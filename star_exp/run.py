@@ -235,7 +235,7 @@ def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> No
     others = [name.removesuffix("/accuracy") for name in final if OTHER_TASK.fullmatch(name)]
     for split in ("dev", "test", "ood", *sorted(others)):
         if f"{split}/accuracy" in final:
-            line = f"{split}: {summary.said(final, f'{split}/accuracy', 1)}"
+            line = f"{split}: {summary.measured(results['iterations'][0], final, split)}"
             console.print(line, highlight=False, soft_wrap=True)
     for name in (name for name in final if name.startswith(("general/", "faithful/"))):
         if name.count("/") == 1:  # not each part of it

@@ -312,6 +312,7 @@ def test_what_a_phase_logs_by_hand():
     rollouts = [replace(ROLLOUTS[0], lenient=True), *ROLLOUTS[1:4], *failed]
     values = sampled("generate", rollouts, "coverage") | diversity("generate", rollouts)
     expected = {
+        "generate/problems": 3,
         "generate/accuracy": 3 / 4,  # of those that were judged
         "generate/coverage": 2 / 2,
         "generate/coverage/digits=1": 1.0,

@@ -42,6 +42,7 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
             "up",
             f"{whose}: chance that the commonest answer of k samples is right (Wang et al. 2022)",
         ),
+        Metric(f"{phase}/problems", "problems", "", f"{whose}: how many there are"),
         Metric(
             f"{phase}/truncated", "share", "down", f"{whose}: share cut off by the length limit"
         ),
@@ -147,9 +148,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/coverage", "share", "up", "training problems with a right rationale, either way"),
     Metric("train/coverage/*", "share", "up", "the same for one group of problems"),
     Metric("train/examples", "rollouts", "", "rollouts that passed the filters"),
-    Metric(
-        "train/kept/*", "rollouts", "", "rollouts that this filter left, of those before it"
-    ),
+    Metric("train/kept/*", "rollouts", "", "rollouts that this filter left, of those before it"),
     Metric("train/problems", "problems", "", "problems that the rollouts which passed are of"),
     Metric("train/steps", "steps", "", "optimizer steps of this iteration"),
     Metric("train/tokens", "tokens", "", "tokens trained on, prompts included, padding not"),
@@ -202,26 +201,47 @@ METRICS: tuple[Metric, ...] = (
     _faithful("early_answering/*", "is cut off there; quarter=0: when there is none"),
     _faithful("mistake", "is given a mistake"),
     _faithful("filler", "is replaced by filler"),
+    Metric("faithful/problems", "problems", "", "how many had a rationale that was changed"),
+    Metric(
+        "faithful/unanswered",
+        "share",
+        "down",
+        "changed rationales behind which no answer was read off, which counts as a change",
+    ),
     Metric(
         "faithful/truncated",
         "share",
         "down",
         "changed rationales whose answer was cut off by the length limit, and does not count",
     ),
-    Metric("cost/tokens", "tokens", "", "tokens generated and trained on since the start"),
+    Metric(
+        "cost/tokens",
+        "tokens",
+        "",
+        "tokens sampled in generate and rationalize, without their prompts, and trained on, with "
+        "theirs (train/tokens), since the start; what is sampled of dev, test, ood, other tasks, "
+        "candidates and diagnostics, and a base model made on the spot, is out",
+    ),
     Metric(
         "cost/flops",
         "FLOP",
         "",
-        "2N a token read or generated and 6N a trained one (4N with adapters alone), since the "
-        "start; each prompt counts whole, though shared beginnings are read once",
+        "of the same and of the prompts of generate and rationalize, since the start: 2N a token "
+        "read or sampled and 6N a trained one (4N with adapters alone; 2N more with a KL to the "
+        "base model); each prompt counts whole for each sample, though shared beginnings are read "
+        "once",
     ),
-    Metric("cost/seconds", "s", "down", "wall time of all phases since the start"),
+    Metric(
+        "cost/seconds",
+        "s",
+        "down",
+        "wall time of all phases since the start, those that measure included",
+    ),
     Metric(
         "cost/accuracy_per_exaflop",
         "share/EFLOP",
         "up",
-        "dev/accuracy for each 1e18 of cost/flops",
+        "dev/accuracy for each 1e18 of cost/flops, in which measuring it is not counted",
     ),
 )
 

@@ -30,6 +30,7 @@ def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, fl
     if not rollouts:
         return {}
     values = {
+        "problems": float(len(by_problem(rollouts))),
         "truncated": _share(rollout.truncated for rollout in rollouts),
         "unanswered": _share(rollout.answer is None for rollout in rollouts),
         "check_failed": _share(rollout.failed is not None for rollout in rollouts),
