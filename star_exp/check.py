@@ -24,6 +24,7 @@ from star_exp.errors import UserError
 from star_exp.records import Problem
 from star_exp.tasks.base import Exemplar, Judgement, Task
 from star_exp.tasks.dataset import SPLITS, DatasetTask
+from star_exp.tasks.sources import NoSplit
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ def main(arguments: list[str]) -> int:
     others = [word for word in options.overrides if not word.lstrip("+").startswith("task")]
     if others:
         raise ConfigError(f"{others[0]}: only task=... and task.KEY=... can be given here")
-    node = _task_node(options.overrides)
-    console = Console()
-    return 1 if check(build(node), console) else 0
+    task = built(_task_node(options.overrides))
+    return 1 if check(task, Console()) else 0
 
 
 def check(task: Task, console: Console) -> list[Unexpected]:
@@ -63,9 +63,11 @@ def check(task: Task, console: Console) -> list[Unexpected]:
     for split in SPLITS:
         try:
             problems = whole.problems(split)[:]
-        except ValueError as error:
+        except NoSplit as error:
             notes.append(f"{split}: {error}")
             continue
+        except ValueError as error:
+            raise ConfigError(f"{split}: {error}") from error
         found = _found(whole, problems, [whole.direct(problem) for problem in problems])
         exceptions += _unexpected(found)
         left_out = whole.why_left_out(split) if isinstance(whole, DatasetTask) else {}
@@ -159,6 +161,14 @@ def _wrong(task: Task, problems: Sequence[Problem]) -> list[tuple[Problem, str]]
         (problem, task.direct(replace(problem, answer=other.answer)))
         for problem, other in zip(problems, others, strict=True)
     ]
+
+
+def built(node: dict[str, Any]) -> Task:
+    """The task of a config. ConfigError for a setting that it refuses."""
+    try:
+        return build(node)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _task_node(overrides: list[str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from star_exp import metrics
 from star_exp.callbacks.candidates import phase_of
 from star_exp.callbacks.other_tasks import limit_of
 from star_exp.callbacks.sampling import Work, sample_phase
+from star_exp.check import built
 from star_exp.clock import Clock
 from star_exp.config.build import build
 from star_exp.config.compose import compose
@@ -50,7 +51,12 @@ GROUPS = ("task", "sampling", "trainer")  # what an evaluation may change of a r
 SPLITS = ("test", "ood")  # what is measured, where the task has it, if no splits are named
 TEMPERATURE = 0.7  # of several samples: Wang et al. 2022 (arXiv:2203.11171, 3.1) and V-STaR's
 ROLLOUTS_A_SHARD = 4096
-INTERVALS = "95% intervals over problems: Wilson's for one sample, a bootstrap's for several"
+Interval = tuple[float, float]
+FEWEST = 10  # problems of which a bootstrap says anything
+INTERVALS = (
+    "95% intervals over problems: Wilson's for one sample, a bootstrap's for several; - where that "
+    f"says nothing, for fewer than {FEWEST} problems or where all are alike"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -92,7 +98,7 @@ def evaluate(
     validate(checked)
     greedy = _at(config["sampling"], 0.0)
     sampled = _of_several(config["sampling"], samples, overrides, console)
-    task: Task = build(config["task"])
+    task = built(config["task"])
     problems_of = _problems(task, splits, console)
     shown = checked["data"]["prompts"]["few_shot"] == "always"
     said = {
@@ -116,7 +122,9 @@ def evaluate(
     trainer: pl.Trainer = build(config["trainer"], **hardware, enable_model_summary=False)
     module.to(trainer.strategy.root_device)
     draw = partial(_drawn, trainer, module, data, task, iteration)
-    values, intervals, counts = {}, {}, {}
+    values: dict[str, float] = {}
+    intervals: dict[str, Interval | None] = {}
+    counts: dict[str, dict[str, int]] = {}
     for split, problems in problems_of.items():
         rollouts = draw(split, problems, 1, greedy)
         values |= metrics.sampled(split, rollouts, "accuracy")
@@ -125,7 +133,7 @@ def evaluate(
             several = draw(phase_of(split), problems, samples, sampled)
             found, sure = metrics.candidates(split, several), metrics.intervals(split, several)
             values |= found
-            intervals |= {name: sure[name] for name in found}
+            intervals |= {name: _bootstrapped(sure[name], len(problems)) for name in found}
         counts[split] = {"problems": len(problems), "samples": samples}
         console.print(_table(split, samples, rollouts, values, intervals))
     console.print(INTERVALS, highlight=False, soft_wrap=True)
@@ -134,6 +142,12 @@ def evaluate(
     write_json(folder / "results.json", results)
     console.print(f"{folder / 'results.json'}: written", highlight=False, soft_wrap=True)
     return results
+
+
+def _bootstrapped(interval: Interval, problems: int) -> Interval | None:
+    """None where it is narrow because the problems are few or alike, and not because it is sure."""
+    low, high = interval
+    return interval if problems >= FEWEST and low < high else None
 
 
 def _drawn(
@@ -270,7 +284,7 @@ def _sampler(
     else:
         sampler = {**usual, **{key: config["sampling"][key] for key in keys}}
     if "max_new_tokens" in usual and "max_new_tokens" not in keys:
-        own, other = (build(each["task"]) for each in (before, config))
+        own, other = (built(each["task"]) for each in (before, config))
         sampler["max_new_tokens"] = limit_of(own, other, usual["max_new_tokens"])
     return sampler
 
@@ -341,7 +355,7 @@ def _table(
     samples: int,
     rollouts: list[Rollout],
     values: dict[str, float],
-    intervals: dict[str, tuple[float, float]],
+    intervals: dict[str, Interval | None],
 ) -> Table:
     """What was measured of a split and of its groups, with 95% intervals over problems."""
     several = f", @k of {samples} samples" if samples > 1 else ""
@@ -349,9 +363,10 @@ def _table(
     for heading in ("", "value", "95% interval", "problems"):
         table.add_column(heading, justify="left" if not heading else "right")
     parts = {f"accuracy/{group}": part for group, part in metrics.by_group(rollouts).items()}
-    for metric, (low, high) in intervals.items():
+    for metric, interval in intervals.items():
         phase, _, name = metric.partition("/")
         if phase == split:
             problems = len(by_problem(parts.get(name, rollouts)))
-            table.add_row(name, f"{values[metric]:.1%}", f"{low:.1%} - {high:.1%}", str(problems))
+            said = "-" if interval is None else "{:.1%} - {:.1%}".format(*interval)
+            table.add_row(name, f"{values[metric]:.1%}", said, str(problems))
     return table

@@ -160,6 +160,9 @@ class AtMost:
 
     per_problem: int
 
+    def __post_init__(self) -> None:
+        _check_most(self)
+
     def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
         seen: Counter[str] = Counter()
         kept = []
@@ -182,12 +185,21 @@ class Diverse:
 
     per_problem: int
 
+    def __post_init__(self) -> None:
+        _check_most(self)
+
     def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
         return _of_each(
             rollouts,
             lambda rollout: rollout.problem,
             lambda alike: _spread([_grams(each.tokens) for each in alike], self.per_problem),
         )
+
+
+def _check_most(filter_: AtMost | Diverse) -> None:
+    if filter_.per_problem < 1:
+        name = type(filter_).__name__
+        raise ValueError(f"{name}(per_problem={filter_.per_problem}): expected at least 1")
 
 
 def _samples(rollouts: Iterable[Rollout]) -> dict[tuple[int, str], int]:

@@ -17,11 +17,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from star_exp.callbacks.keep import SFT
+from star_exp.callbacks.keep import MADE, SFT
 from star_exp.errors import UserError
 
 Config = dict[str, Any]
 SHARED = ("report", "panel")  # callbacks that every fit has
+OF_SFT = ("Correct", "Distinct")  # filters, as in variant=sft
 PICKED = ("best_of_", "weighted_majority@", "auc", "ece")  # what is measured of a verifier
 
 
@@ -63,7 +64,7 @@ def sft(config: Config, generator: Path, run: Callable[[Config], Any]) -> Path:
     if (generator / SFT).exists():
         return generator / SFT
     theirs: Any = OmegaConf.to_container(OmegaConf.load(generator / "config.yaml"))
-    root = Path(config["run_dir"]) / "sft"
+    root = Path(config["run_dir"]) / MADE
     kept = {name: theirs["callbacks"].get(name) for name in ("evaluate", *SHARED)}
     run(
         {
@@ -79,12 +80,13 @@ def sft(config: Config, generator: Path, run: Callable[[Config], Any]) -> Path:
                 **theirs["data"],
                 "phases": ["solutions"],
                 "schedule": {"_target_": "star_exp.schedule.Epochs", "epochs": 2.0},
-                "filters": [{"_target_": "star_exp.filters.Correct"}],
+                "filters": [{"_target_": f"star_exp.filters.{name}"} for name in OF_SFT],
                 "replay": 0.0,
             },
             "callbacks": {
                 "solutions": {"_target_": "star_exp.callbacks.generate.Solutions"},
                 "keep": {"_target_": "star_exp.callbacks.keep.KeepSFT"},
+                "reset": {"_target_": "star_exp.callbacks.reset.ResetToBase"},
                 **kept,
             },
         }

@@ -8,10 +8,13 @@ import pytest
 from rich.console import Console
 
 from star_exp.check import check, main
+from star_exp.cli import main as cli
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
+from star_exp.config.validate import ConfigError
 from star_exp.errors import UserError
 from star_exp.records import Problem
+from star_exp.tasks.arithmetic import Arithmetic
 from star_exp.tasks.base import Task
 from star_exp.tasks.jsonl import JsonLines
 from tests.made import ROWS, SPLITS, local, write
@@ -76,6 +79,59 @@ def test_every_exception_is_printed_and_the_command_fails(tmp_path, capsys):
     wrong = [line for line in said.splitlines() if "was expected to be right" in line]
     assert len(wrong) == 30
     assert "train/10: ' #### 10', read as '1', was expected to be right" in wrong[0]
+
+
+@pytest.mark.parametrize("name", ["compact", "scratchpad"])
+def test_another_answer_to_a_sum_is_wrong(name):
+    task = Arithmetic(format=name, train_size=50, dev_size=20, test_size=20)
+    _, table, exceptions = printed(task)
+    assert exceptions == 0
+    assert [row[2:6] for row in table] == [["100.0%", "0.0%", "0.0%", "0"]] * 3
+
+
+def test_what_is_asked_twice_is_measured_once_and_counted(tmp_path):
+    rows = [{"question": f"How many is {n}?", "answer": n} for n in range(5)]
+    again = [{"question": f"how many is  {n}", "answer": n} for n in (1, 3)]
+    write(tmp_path / "train.jsonl", [{"question": "Why?", "answer": "so"}] * 2)
+    write(tmp_path / "test.jsonl", rows + again)
+    lines, table, _ = printed(JsonLines(path=str(tmp_path), dev_share=0.0))
+    assert [[row[0], row[1], row[-1]] for row in table] == [["train", "2", "0"], ["test", "5", "2"]]
+    assert "test: left out 2 repeated" in lines
+    assert "test/6: the question is that of test/3" in lines
+
+
+def test_a_split_whose_rows_are_another_tasks_is_not_taken_for_absent(tmp_path, capsys):
+    _, path = local("svamp", tmp_path)
+    assert cli(["check", "task=gsm8k", path]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "expected a field 'answer'" in said.err and "task.on_bad_row=skip" in said.err
+
+
+def test_an_error_of_a_split_that_is_there_ends_the_check():
+    task = Arithmetic(min_digits=1, max_digits=1, base=2, train_size=5, dev_size=5, test_size=5)
+    with pytest.raises(ConfigError, match=r"raise task\.min_digits"):
+        check(task, Console())
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "task.dev_share=2",
+        "task.dev_size=-1",
+        "task.max_failed=5",
+        "task.pattern='('",
+        "task.pattern='####'",
+        "task.written=' #### '",
+        "task.ask=hello",
+        "task.ask='{question} {steps}'",
+    ],
+)
+def test_a_value_that_the_task_refuses_is_told_in_a_line(tmp_path, capsys, word):
+    assert cli(["check", *local("jsonl", tmp_path), word]) == 1
+    head, said = capsys.readouterr().err.splitlines()
+    assert head == "star-exp check: the config can't be used"
+    assert said.startswith(word.partition("=")[0])
 
 
 def test_what_is_wrong_with_the_row_of_a_file_is_told(tmp_path):

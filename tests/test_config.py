@@ -196,6 +196,9 @@ def test_a_target_that_is_none_is_refused(default, value):
         validate(changed(default, "model._target_", value))
 
 
+AGREEMENT = ("Agreement", "Correct")  # with one sample of each
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -227,6 +230,25 @@ def test_a_target_that_is_none_is_refused(default, value):
         ),
         ({"data.prompts.few_shot_train": True}, ["Arithmetic has no exemplars"]),
         ({"data.general": {"path": "nowhere.txt"}}, ["data.general.path=nowhere.txt"]),
+        ({"module.weight_decay": -1}, ["module.weight_decay=-1", "at least 0"]),
+        ({"samples": 0}, ["samples=0", "at least 1"]),
+        (
+            {"data.filters": [{"_target_": "star_exp.filters.AtMost", "per_problem": 0}]},
+            ["data.filters[0]: AtMost(per_problem=0): expected at least 1"],
+        ),
+        ({"data.filters": ["Correct"]}, ["data.filters[0]='Correct'", "_target_"]),
+        (
+            {"data.filters": [{"_target_": "star_exp.filters.Distinct"}]},
+            ["Distinct and not star_exp.filters.Correct", "data.filters=[]"],
+        ),
+        (
+            {"data.filters": [{"_target_": f"star_exp.filters.{name}"} for name in AGREEMENT]},
+            ["callbacks.generate.samples=1", "callbacks.rationalize.samples=1", "2 or more"],
+        ),
+        (
+            {"data.curriculum": {"_target_": "star_exp.curriculum.ByGroup", "group": "level"}},
+            ["data.curriculum.group='level'", "digits"],
+        ),
     ],
     ids=lambda part: ", ".join(part),
 )
@@ -238,6 +260,47 @@ def test_settings_that_clash_are_both_named(default, changes, named):
         validate(config)
     for words in named:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("iterations", 0, "at least 1"),
+        ("data.batch_size", 0, "at least 1"),
+        ("data.rounds", 0, "at least 1"),
+        ("data.groups.most", 0, "at least 1"),
+        ("module.beta", 0.0, "a number above 0"),
+        ("module.weight_decay", -0.1, "at least 0"),
+        ("module.lm_weight", -1.0, "at least 0"),
+        ("callbacks.candidates.samples", 1, "at least 2"),
+        ("callbacks.candidates.sampler.temperature", -1.0, "0 (greedy) or more"),
+    ],
+)
+def test_numbers_of_a_verifier_have_ranges_too(key, value, expected):
+    name = "orm" if key == "module.lm_weight" else "dpo"
+    config = plain(compose(["variant=vstar", f"verifier={name}", "sampling=hot"]))
+    validate(config)
+    with pytest.raises(ConfigError) as caught:
+        validate(changed(config, f"verifier.{key}", value))
+    assert str(caught.value) == f"verifier.{key}={value}: expected {expected}"
+
+
+def test_greedy_candidates_would_all_be_the_same():
+    config = plain(compose(["variant=vstar", "sampling=hot"]))
+    where = "verifier.callbacks.candidates"
+    with pytest.raises(ConfigError) as caught:
+        validate(changed(config, f"{where}.sampler.temperature", 0.0))
+    assert str(caught.value).startswith(f"{where}.samples=128 and temperature 0 clash")
+    assert str(caught.value).endswith(f"add {where}.sampler.temperature=0.7")
+
+
+def test_general_text_is_read_before_a_run_as_far_as_a_run_reads_it(default, tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 5}\n')
+    target = {"_target_": "star_exp.data.general.GeneralText", "share": 0.1, "path": str(path)}
+    with pytest.raises(ConfigError, match=r"^data\.general: text\.jsonl line 2: 'text' is 5"):
+        validate(changed(default, "data.general", target))
+    validate(changed(default, "data.general", {**target, "texts": 1}))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +336,7 @@ def test_a_task_is_built_and_read_once(default, monkeypatch):
     built = []
     monkeypatch.setattr(checks, "build", lambda node: built.append(node) or build(node))
     validate(default)
-    assert built == [default["task"]]
+    assert [node for node in built if "tasks" in node["_target_"]] == [default["task"]]
 
 
 @pytest.mark.parametrize("filters", ["agreement", "correct"])
@@ -476,6 +539,17 @@ def test_a_wrong_path_is_not_found_and_what_is_near_is_known(target, near):
     message, *rest = caught.value.args
     assert target in message
     assert did_you_mean(*rest) == f"did you mean {near!r}?"
+
+
+def test_what_could_be_meant_is_what_a_module_defines_or_a_package_gathers():
+    with pytest.raises(NotFound) as caught:
+        signature("star_exp.filters.Nope")
+    assert {"Correct", "edit_distance"} < set(caught.value.args[2])
+    assert not {"Callable", "Counter", "lru_cache", "_annotations"} & set(caught.value.args[2])
+    with pytest.raises(NotFound) as caught:
+        signature("star_exp.metrics.nope")
+    assert {"METRICS", "pass_at_k", "registry"} <= set(caught.value.args[2])
+    assert not any(name.startswith("_") for name in caught.value.args[2])
 
 
 def test_a_package_that_is_not_installed_is_named():

@@ -170,14 +170,21 @@ def test_shares_are_those_counted_by_hand():
         "faithful/early_answering/quarter=3": 0.0,
         "faithful/mistake": 0.5,
         "faithful/filler": 1.0,
+        "faithful/problems": 4,
         "faithful/truncated": 1 / 26,
+        "faithful/unanswered": 5 / 24,  # of those that ended and could be judged
     }
 
 
 def test_each_answer_is_compared_with_that_of_its_own_problem():
     rollouts = phases(whole="1234", mistake="1234")
     rollouts["faithful-mistake"] = rollouts["faithful-mistake"][:0:-1]  # three, in another order
-    assert faithfulness(rollouts) == {"faithful/mistake": 0.0, "faithful/truncated": 0.0}
+    assert faithfulness(rollouts) == {
+        "faithful/mistake": 0.0,
+        "faithful/problems": 3,
+        "faithful/truncated": 0.0,
+        "faithful/unanswered": 0.0,
+    }
 
 
 def test_what_was_not_tested_has_no_metric():
@@ -185,7 +192,7 @@ def test_what_was_not_tested_has_no_metric():
     assert faithfulness(phases(whole="-1")) == {}
     rollouts = phases(whole="1", filler="1")
     rollouts["faithful-filler"] = [replace(rollouts["faithful-filler"][0], truncated=True)]
-    assert faithfulness(rollouts) == {"faithful/truncated": 1.0}
+    assert faithfulness(rollouts) == {"faithful/problems": 1, "faithful/truncated": 1.0}
 
 
 # In a run

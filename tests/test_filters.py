@@ -92,8 +92,11 @@ def test_at_most_keeps_the_first_few_of_each_problem():
     assert AtMost(2)(rollouts) == rollouts[:3]
 
 
-def test_at_most_none_keeps_none():
-    assert AtMost(0)([right(A)]) == []
+@pytest.mark.parametrize("filter_", [AtMost, Diverse])
+@pytest.mark.parametrize("number", [0, -1])
+def test_at_most_none_is_refused(filter_, number):
+    with pytest.raises(ValueError, match=rf"per_problem={number}\): expected at least 1"):
+        filter_(number)
 
 
 # Agreement and difficulty

@@ -109,11 +109,15 @@ def test_the_mode_is_put_back_and_weights_can_still_be_trained(policy, training)
 # What is said where it can't be computed
 
 
-def test_settings_that_make_no_sense_are_named(tmp_path):
+def test_settings_that_make_no_sense_are_named(policy, tmp_path):
     with pytest.raises(UserError, match=r"perplexity.context=1: expected at least 2"):
         Perplexity(path=__file__, context=1)
-    with pytest.raises(UserError, match=r"perplexity.path=.*nowhere.txt: there is no such file"):
-        Perplexity(path=str(tmp_path / "nowhere.txt"))
+    with pytest.raises(
+        UserError, match=r"callbacks\.perplexity\.path=.*nowhere.txt does not exist"
+    ):
+        Perplexity(path=str(tmp_path / "nowhere.txt"), context=8).windows(policy)
+    with pytest.raises(UserError, match=r"set callbacks\.perplexity\.path=FILE_OR_FOLDER"):
+        Perplexity(context=8).windows(policy)
 
 
 def test_a_context_longer_than_the_model_has_positions_for_is_refused(policy, general):
@@ -129,7 +133,7 @@ def test_a_text_that_the_tokenizer_has_no_tokens_for_is_named(policy, tmp_path):
 
 def test_an_empty_text_is_named(policy, tmp_path):
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(UserError, match=r"a.txt .*nothing to predict"):
+    with pytest.raises(UserError, match=r"callbacks\.perplexity\.path=.*a\.txt has no rows"):
         Perplexity(path=str(tmp_path / "a.txt"), context=8).windows(policy)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from star_exp.tasks.sources import (
     optional,
     parsed,
     text,
+    texts,
     value,
 )
 
@@ -239,7 +241,11 @@ def test_a_quote_that_is_never_closed_is_told_where_it_opens(tmp_path):
         ("train.jsonl.gz", ZIPPED[:-4], "fetch or write it again"),
         ("train.jsonl.gz", ZIPPED[:10] + b"\xff" * 20, "error: Error -3 while decompressing"),
         ("train.jsonl.gz", ZIPPED[:-8] + b"\xff" * 8, "CRC check failed"),
-        ("train.txt", b"a", r"train\.txt: expected \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
+        (
+            "train.xml",
+            b"a",
+            r"train\.xml: expected \.jsonl, \.json, \.csv, \.tsv, \.parquet, \.txt",
+        ),
     ],
     ids=range(15),
 )
@@ -561,7 +567,70 @@ def test_bad_rows_are_left_out_counted_and_logged_once(tmp_path, caplog):
     ]
     assert messages[1] == "train.jsonl line 4: the id 'a' is that of train.jsonl line 1"
     first_three = "; ".join(messages[:3])
-    assert caplog.messages == [f"left out 4 of 6 rows: {first_three}"]
+    assert caplog.messages == [f"left out 4 of 6 rows: {first_three}; and 1 bad"]
+
+
+def test_reasons_beyond_the_third_are_counted_by_kind(tmp_path, caplog):
+    def some(row: Row) -> Problem:
+        if row.number % 3:
+            raise (NotAsked if row.number % 3 == 1 else RowError)(f"{row.where}: no")
+        return Problem(str(row.number), "", "")
+
+    rows = source(put(tmp_path, "train.jsonl", b"{}\n" * 12)).rows("train")
+    with caplog.at_level(logging.WARNING, "star_exp"):
+        parsed(rows, some, "skip")
+    assert caplog.messages == [
+        "left out 8 of 12 rows: train.jsonl line 2: no; train.jsonl line 3: no; "
+        "train.jsonl line 5: no; and 3 bad, 2 not asked"
+    ]
+
+
+# Texts
+
+
+def test_texts_are_the_same_from_every_kind_of_file(tmp_path):
+    lines = ["one", "", "zwei \u00e4"]
+    rows = "".join(json.dumps({"text": line}) + "\n" for line in lines).encode()
+    plainly = "".join(f"{line}\r\n" for line in lines).encode()
+    for name, content in (
+        ("a.txt", plainly),
+        ("a.txt.gz", gzip.compress(plainly)),
+        ("train.jsonl", rows),
+    ):
+        path = put(tmp_path / name.replace(".", "_"), name, content)
+        assert [text for _, text in texts(source(path), "train")] == lines
+    assert [text for _, text in texts(source(path.parent), "train")] == lines  # a folder
+
+
+def test_a_text_beside_the_files_of_a_folder_is_a_note(tmp_path):
+    put(tmp_path, "train.txt", b"where these data come from")
+    put(tmp_path, "train.jsonl", b'{"a": 1}\n')
+    assert [row.fields for row in train(tmp_path)] == [{"a": 1}]
+
+
+def test_what_is_no_text_is_told_with_the_setting_and_the_place(tmp_path):
+    for name, content, said in (
+        ("a.txt", b"fine\n\xff\n", "a.txt line 2: not UTF-8"),
+        ("a.jsonl", b'{"text": 5}\n', "a.jsonl line 1: 'text' is 5 (int), expected text"),
+        ("b.jsonl", b'{"txt": ""}\n', "b.jsonl line 1: expected a field 'text'"),
+    ):
+        path = put(tmp_path, name, content)
+        asked = Source(path=path, splits=SPLITS, setting="data.general.path")
+        with pytest.raises(UserError, match=re.escape(f"data.general: {said}")):
+            list(texts(asked, "train"))
+
+
+def test_errors_name_the_setting_that_the_path_is_set_by(tmp_path):
+    missing = Source(path=tmp_path / "no", splits=SPLITS, setting="some.path")
+    empty = Source(path=put(tmp_path, "a.jsonl", b""), splits=SPLITS, setting="some.path")
+    nothing = Source(splits=SPLITS, setting="some.path")
+    for asked, said in (
+        (missing, f"some.path={tmp_path}/no: "),
+        (empty, f"some.path={tmp_path}/a.jsonl has no rows"),
+        (nothing, "set some.path=FILE_OR_FOLDER"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            list(asked.rows("train"))
 
 
 @pytest.mark.parametrize("bad", [1, 3, 4, 5])

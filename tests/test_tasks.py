@@ -519,6 +519,7 @@ WRONG = [
     ("task.pattern='('", "no regular expression"),
     ("task.ask=Q:", "expected {question}"),
     ("task.written='so {answer}'", "doesn't find the answer"),
+    ("task.ask='{question} {steps}'", r"\{steps\} would stand there as it is"),
 ]
 
 
@@ -526,3 +527,51 @@ WRONG = [
 def test_settings_that_can_not_work_are_refused(data, override, said):
     with pytest.raises(ValueError, match=said):
         made(data, "jsonl", override)
+
+
+def test_braces_that_are_no_name_stand_as_they_are(data):
+    words = [r"task.ask='{question} End with \text{yes} or {1}.'", "task.written='#### {answer}'"]
+    assert r"\text{yes} or {1}." in made(data, "jsonl", *words).prompt(first(made(data, "jsonl")))
+
+
+def test_a_group_is_one_value(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "a", "answer": 1, "puzzle": {"n": 1}}])
+    words = ["task=jsonl", f"task.path={path}", "task.groups=[puzzle]"]
+    with pytest.raises(UserError, match=r"line 1: 'puzzle' is \{'n': 1\}, .* task\.groups"):
+        task_of(words).problems("train")
+    words[-1] = "task.groups=[puzzle.n]"
+    (asked,) = task_of([*words, "task.dev_share=0", "task.test_share=0"]).problems("train")
+    assert asked.groups == {"puzzle.n": "1"}
+
+
+def test_exemplars_that_are_not_there_are_told_by_their_setting(data, tmp_path):
+    with pytest.raises(UserError, match=r"^task\.exemplars_from=mat: .* mean 'math'"):
+        made(data, "svamp", "task.exemplars_from=mat").problems("train")
+    with pytest.raises(UserError, match=r"^task\.exemplars_from=no/where\.jsonl: "):
+        made(data, "svamp", "task.exemplars_from=no/where.jsonl").problems("train")
+    empty = write(tmp_path / "empty.jsonl", [])
+    with pytest.raises(UserError, match=r"^task\.exemplars_from=.*empty\.jsonl has no rows"):
+        made(data, "svamp", f"task.exemplars_from={empty}").problems("train")
+
+
+def test_the_same_question_with_other_choices_is_measured_too(tmp_path):
+    words = local("commonsense_qa", tmp_path, rows=20)
+    path = tmp_path / "commonsense_qa" / "dev.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    other = {"label": list("ABCDE"), "text": list("vwxyz")}
+    more = [rows[0] | {"id": "other", "choices": other}, rows[1] | {"id": "twice"}]
+    write(path, rows + more)
+    task = task_of(words)
+    assert len(task.problems("test")) == 21
+    assert task.why_left_out("test") == {
+        "repeated": ["test twice: the question is that of test c21"]
+    }
+
+
+def test_what_dev_has_twice_is_told_also_where_it_is_cut_off_train(tmp_path):
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(40)]
+    path = write(tmp_path / "mine.jsonl", rows + rows)
+    task = task_of(["task=jsonl", f"task.path={path}", "task.dev_share=0.4", "task.test_share=0"])
+    dev = task.problems("dev")
+    assert 0 < len(dev) < 40 and task.left_out("dev") == len(dev)
+    assert len(task.problems("train")) == 80 - 2 * len(dev)

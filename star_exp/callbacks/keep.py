@@ -8,6 +8,7 @@ from star_exp.callbacks.phase import Phase, trained_iterations
 from star_exp.modules.base import LanguageModel
 
 SFT = "sft.safetensors"  # G_SFT of V-STaR: from which a verifier starts, and its frozen reference
+MADE = "sft"  # the run below a verifier's that makes it, where the generator's kept none
 
 
 class KeepSFT(Phase):

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,13 +16,14 @@ from star_exp.files import write_json
 from star_exp.modules.base import LanguageModel
 from star_exp.modules.loss import summed_loss
 from star_exp.sampling.base import Policy, fingerprint
-from star_exp.tasks.sources import Row, Source
+from star_exp.tasks.sources import Source, texts
 
 
 class Perplexity(Phase):
     """Measures the base model and that of every iteration; kept in perplexity.json of the run.
 
-    path: a .txt file, or one of rows with a "text" (tasks/sources.py), in place of the hub.
+    path: a file or folder (tasks/sources.py) of rows with a "text", or a .txt file, in place of
+        the hub.
     hub, config, split: the dataset on the Hugging Face hub.
     tokens: at most so many are read, in windows of `context` that don't overlap, so that the first
         of a window have little before them: of use for comparing models, and no record.
@@ -40,9 +41,13 @@ class Perplexity(Phase):
         for name, value in (("tokens", tokens), ("context", context)):
             if value < 2:
                 raise UserError(f"callbacks.perplexity.{name}={value}: expected at least 2")
-        if path is not None and not Path(path).expanduser().is_file():
-            raise UserError(f"callbacks.perplexity.path={path}: there is no such file")
-        self.source = Source(hub=hub, config=config, splits={split: split}, path=path)
+        self.source = Source(
+            hub=hub,
+            config=config,
+            splits={split: split},
+            path=path,
+            setting="callbacks.perplexity.path",
+        )
         self.split, self.tokens, self.context = split, tokens, context
         self._windows: list[Example] = []
 
@@ -98,23 +103,12 @@ class Perplexity(Phase):
                 f"callbacks.perplexity.context={self.context}: the model has {positions} "
                 "positions; set it to no more"
             )
-        self._windows = cut(policy, self._texts(), self.tokens, self.context)
+        read = (text for _, text in texts(self.source, self.split))
+        self._windows = cut(policy, read, self.tokens, self.context)
         if not self._windows:
             where = self.source.path or self.source.hub
             raise UserError(f"callbacks.perplexity: {where} has nothing to predict; name a text")
         return self._windows
-
-    def _texts(self) -> Iterator[str]:
-        path = self.source.path
-        if path is not None and Path(path).suffix == ".txt":
-            yield from Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-            return
-        for row in self.source.rows(self.split):
-            found = row.fields.get("text") if isinstance(row, Row) else row
-            if not isinstance(found, str):
-                where = f"{row.where}: 'text' is {found!r}" if isinstance(row, Row) else row
-                raise UserError(f"{where}; callbacks.perplexity expects rows with a 'text'")
-            yield found
 
 
 def cut(policy: Policy, texts: Iterable[str], tokens: int, context: int) -> list[Example]:

@@ -10,6 +10,7 @@ from star_exp.callbacks.phase import Phase, announce, trained_iterations
 from star_exp.data.encode import Example
 from star_exp.data.verification import REFERENCE, verifier_data_of
 from star_exp.errors import UserError
+from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
 from star_exp.modules.verifier import Verifier, logprobs, score
 from star_exp.records import Rollout
@@ -127,6 +128,7 @@ def write_scores(
 ) -> None:
     """Scores what these weights have not scored yet; each rank its share, and waits for all."""
     data, weights = verifier_data_of(trainer), fingerprint(module)
+    packing.enable(module.model)  # as in training: a resumed run must give the same bits
     shards = [rollouts[start : start + A_SHARD] for start in range(0, len(rollouts), A_SHARD)]
     pending = (
         data.scores.missing(iteration, name, len(shards), weights) if trainer.is_global_zero else []

@@ -1,12 +1,12 @@
 """Values out of range, and settings that are each right and clash together.
 
 Each check yields sentences that name the settings and a way out. Keys and types have been checked
-before. What would end a run only after hours is found here: a missing file, no exemplars to show.
+before. What would end a run only after hours is found here: a damaged file, no exemplars to show.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from star_exp.config.build import build
@@ -15,6 +15,7 @@ from star_exp.metrics import metric
 from star_exp.records import Problem
 from star_exp.sampling.ranges import RANGES
 from star_exp.tasks.base import Task
+from star_exp.tasks.sources import Source, texts
 
 Check = Callable[[dict[str, Any]], Iterator[str]]
 TaskCheck = Callable[[dict[str, Any], Task], Iterator[str]]
@@ -30,6 +31,8 @@ AT_LEAST = {
     "data.schedule.first": 1,
     "callbacks.generate.samples": 1,
     "callbacks.rationalize.samples": 1,
+    "callbacks.candidates.samples": 2,
+    "samples": 1,
     "model.hidden": 1,
     "model.layers": 1,
     "model.heads": 1,
@@ -38,9 +41,20 @@ AT_LEAST = {
     "model.batch_size": 1,
     "model.lora.rank": 0,
     "module.kl_to_base": 0,
+    "module.weight_decay": 0,
     "trainer.devices": 1,
+    "verifier.iterations": 1,
+    "verifier.module.weight_decay": 0,
+    "verifier.module.lm_weight": 0,
+    "verifier.data.batch_size": 1,
+    "verifier.data.rounds": 1,
+    "verifier.data.groups.most": 1,
+    "verifier.callbacks.candidates.samples": 2,
 }
-ABOVE_ZERO = ("module.learning_rate", "model.learning_rate", "data.schedule.growth")
+ABOVE_ZERO = (
+    *("module.learning_rate", "model.learning_rate", "data.schedule.growth"),
+    *("verifier.module.learning_rate", "verifier.module.beta", "verifier.module.rate.level"),
+)
 SET_BY_PROGRAM = {
     "max_epochs": "iterations=",
     "callbacks": "+callbacks.NAME={_target_: ...}",
@@ -158,11 +172,10 @@ def _exemplars(config: dict[str, Any], task: Task) -> Iterator[str]:
 def _chance_hits(config: dict[str, Any], task: Task) -> Iterator[str]:
     """Two choices: every other wrong rationale reaches the right one (STaR, section 6)."""
     chance: float | None = getattr(task, "chance", None)
-    sampled = {"generate", "rationalize"} & {*(config["data"].get("phases") or ())}
     filters = [node.get("_target_") for node in config["data"].get("filters") or ()]
     if config.get("chance_hits") == "keep" or "star_exp.filters.Agreement" in filters:
         return
-    if sampled and chance is not None and chance >= 0.5:
+    if _sampled(config) and chance is not None and chance >= 0.5:
         yield (
             f"{type(task).__name__} is answered right by chance in {chance:.0%} of all cases, and "
             "data.filters would keep their rationales (STaR, section 6). Ask several samples to "
@@ -183,6 +196,16 @@ def _other_tasks(config: dict[str, Any], task: Task) -> Iterator[str]:
                 yield from (f"{where}: {said}" for said in (*found, *_exemplars(config, built)))
             except (ValueError, UserError) as error:
                 yield f"{where}: " + re.sub(r"\btask\.(?=\w)", f"{where}.", str(error))
+
+
+def _curriculum(config: dict[str, Any], task: Task) -> Iterator[str]:
+    """Whether the first iteration has problems to draw from: later ones depend on the rollouts."""
+    node = config["data"].get("curriculum")
+    if node and config["data"].get("phases"):
+        try:
+            build(node)(task.problems("train"), 1, lambda iteration: [])
+        except UserError as error:
+            yield str(error)
 
 
 def _lengths(config: dict[str, Any], task: Task) -> Iterator[str]:
@@ -208,9 +231,17 @@ def _limits(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
 def _samplers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each sampler stands, and its settings."""
     yield "sampling", config["sampling"]
-    for name, node in config["callbacks"].items():
-        if node and isinstance(node.get("sampler"), dict):
-            yield f"callbacks.{name}.sampler", node["sampler"]
+    for where, node in _callbacks(config):
+        if isinstance(node.get("sampler"), dict):
+            yield f"{where}.sampler", node["sampler"]
+
+
+def _callbacks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each callback stands, a verifier's too, and its settings."""
+    for parent in ("", "verifier."):
+        for name, node in (_select(config, f"{parent}callbacks") or {}).items():
+            if node:
+                yield f"{parent}callbacks.{name}", node
 
 
 def _length(config: dict[str, Any], where: str, limit: int, longest: int) -> Iterator[str]:
@@ -254,12 +285,60 @@ def _model(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _samples(config: dict[str, Any]) -> Iterator[str]:
-    for name, node in config["callbacks"].items():
+    for where, node in _callbacks(config):
         samples, temperature = _select(node, "samples"), _select(node, "sampler.temperature")
         if isinstance(samples, int) and samples > 1 and temperature == 0:
+            shared = node["sampler"] == config["sampling"]
+            add = "sampling.temperature=0.7 or sampling=hot"
             yield (
-                f"callbacks.{name}.samples={samples} and temperature 0 clash: all samples of a "
-                "problem would be the same; add sampling.temperature=0.7 or sampling=hot"
+                f"{where}.samples={samples} and temperature 0 clash: all samples of a problem "
+                f"would be the same; add {add if shared else f'{where}.sampler.temperature=0.7'}"
+            )
+
+
+def _filters(config: dict[str, Any]) -> Iterator[str]:
+    """Settings that a filter refuses, samples that are too few for it, and wrong ones that pass."""
+    targets = [
+        node["_target_"] for node in config["data"].get("filters") or () if _has_target(node)
+    ]
+    ours = bool(targets) and all(target.startswith("star_exp.filters.") for target in targets)
+    if ours and "star_exp.filters.Correct" not in targets and _sampled(config):
+        yield (
+            f"data.filters has {', '.join(targets)} and not star_exp.filters.Correct: rationales "
+            "that are wrong would be trained on; add {_target_: star_exp.filters.Correct} (behind "
+            "Agreement or Difficulty, before all others). To train on wrong ones all the same: "
+            "data.filters=[], or a filter of your own"
+        )
+    for place, node in enumerate(config["data"].get("filters") or ()):
+        if not _has_target(node):
+            yield f"data.filters[{place}]={node!r}: expected a config with a _target_"
+            continue
+        try:
+            build(node)
+        except ValueError as error:
+            yield f"data.filters[{place}]: {error}"
+        if node["_target_"] == "star_exp.filters.Agreement":
+            yield from _agreement(config, node)
+
+
+def _has_target(node: Any) -> bool:
+    return isinstance(node, dict) and "_target_" in node
+
+
+def _sampled(config: dict[str, Any]) -> set[str]:
+    """The phases that are trained on and that a model writes."""
+    return {"generate", "rationalize"} & {*(config["data"].get("phases") or ())}
+
+
+def _agreement(config: dict[str, Any], node: dict[str, Any]) -> Iterator[str]:
+    least, phases = node.get("least", 2), node.get("phases", ["generate", "rationalize"])
+    for where, callback in _callbacks(config):
+        phase, samples = WRITES.get(callback.get("_target_", "")), callback.get("samples", 1)
+        if phase in phases and phase in _sampled(config) and samples < least:
+            yield (
+                f"{where}.samples={samples} and star_exp.filters.Agreement clash: it compares "
+                f"{least} or more samples of a problem; add samples=5 sampling=hot, or leave it "
+                "out of data.filters"
             )
 
 
@@ -272,11 +351,21 @@ def _replay(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _paths(config: dict[str, Any]) -> Iterator[str]:
-    for key in ("data.general.path", "callbacks.perplexity.path"):
-        path = _select(config, key)
-        if isinstance(path, str) and not Path(path).expanduser().exists():
-            yield f"{key}={path}: there is no such file"
+def _texts(config: dict[str, Any]) -> Iterator[str]:
+    """General text in files. All that is trained on is read here: else it is after sampling."""
+    for key, split, rows in (("data.general", "train", None), ("callbacks.perplexity", "test", 1)):
+        node = _select(config, key)
+        if not node or not isinstance(node.get("path"), str):
+            continue
+        split = node.get("split", split)
+        source = Source(path=node["path"], splits={split: split}, setting=f"{key}.path")
+        try:
+            for _ in islice(
+                texts(source, split, node.get("field", "text")), node.get("texts", rows)
+            ):
+                pass
+        except UserError as error:
+            yield str(error)
 
 
 def _names(config: dict[str, Any]) -> Iterator[str]:
@@ -354,6 +443,8 @@ def _select(config: dict[str, Any] | None, key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _model, _names, _batch),
-    *(_phases, _devices, _samples, _replay, _paths),
+    *(_phases, _devices, _samples, _filters, _replay, _texts),
 )
-TASK_CHECKS: tuple[TaskCheck, ...] = (*(_splits, _exemplars, _chance_hits, _lengths, _other_tasks),)
+TASK_CHECKS: tuple[TaskCheck, ...] = (
+    *(_splits, _exemplars, _chance_hits, _curriculum, _lengths, _other_tasks),
+)

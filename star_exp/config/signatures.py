@@ -150,15 +150,15 @@ def _is_method(tree: ast.Module, node: ast.AST) -> bool:
 
 
 def _names(module: Path) -> list[str]:
-    """What a dotted path through this module may go on with: definitions, imports, submodules."""
-    names = [node.name for node in _parse(module).body if isinstance(node, _DEFINITIONS)]
-    for node in _parse(module).body:
-        if isinstance(node, ast.ImportFrom):
-            names += [alias.asname or alias.name for alias in node.names]
+    """What a path through this module may go on with: its own; of a package, what it gathers."""
+    body = _parse(module).body
+    names = [node.name for node in body if isinstance(node, _DEFINITIONS)]
     if module.name == "__init__.py":
-        names += [path.stem for path in module.parent.glob("*.py") if path != module]
+        imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+        names += [alias.asname or alias.name for node in imports for alias in node.names]
+        names += [path.stem for path in module.parent.glob("*.py")]
         names += [path.parent.name for path in module.parent.glob("*/__init__.py")]
-    return names
+    return [name for name in names if not name.startswith("_")]
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from star_exp.data.encode import Example
 from star_exp.errors import UserError
 from star_exp.sampling.base import Policy
 from star_exp.schedule import passes
-from star_exp.tasks.sources import Row, RowError, Source, text, value
+from star_exp.tasks.sources import Source, texts
 
 
 class GeneralText:
@@ -23,7 +23,7 @@ class GeneralText:
     share: of the examples of each optimizer step, in (0, 1). The loss is a mean over tokens, in
         which windows longer than the rollouts weigh more than that.
     tokens: of a window, trained on but for the first, which nothing precedes.
-    path, hub, config, revision, split: what is read; see tasks/sources.py.
+    path, hub, config, revision, split: what is read; see tasks/sources.py: a .txt file, too.
     field: the name of the text in a row.
     separator: what stands between the texts, which are read as one; blank ones are left out.
     texts: only so many rows are read, the first ones; None: all.
@@ -51,7 +51,12 @@ class GeneralText:
         self.share, self.tokens, self.split = share, tokens, split
         self.field, self.separator, self.texts = field, separator, texts
         self.source = Source(
-            splits={split: split}, path=path, hub=hub, config=config, revision=revision
+            splits={split: split},
+            path=path,
+            hub=hub,
+            config=config,
+            revision=revision,
+            setting="data.general.path",
         )
         self._read: Tensor | None = None
 
@@ -90,23 +95,17 @@ class GeneralText:
     def _encoded(self, policy: Policy) -> list[int]:
         """The tokens of all texts, in their order."""
         tokens: list[int] = []
-        try:
-            for row in islice(self.source.rows(self.split), self.texts):
-                if isinstance(row, RowError):
-                    raise row
-                found = value(row, self.field)
-                if not isinstance(found, str) or found.strip():
-                    tokens += _encode(policy, text(row, self.field) + self.separator, row)
-        except (RowError, UserError) as error:
-            raise UserError(f"data.general: {error}") from error
+        for where, text in islice(texts(self.source, self.split, self.field), self.texts):
+            if text.strip():
+                tokens += _encode(policy, text + self.separator, where)
         return tokens
 
 
-def _encode(policy: Policy, written: str, row: Row) -> tuple[int, ...]:
+def _encode(policy: Policy, written: str, where: str) -> tuple[int, ...]:
     try:
         return policy.encode(written)
     except Exception as error:  # tokenizers has no narrower one, for a vocabulary that lacks it
-        raise RowError(
-            f"{row.where}: the model's tokenizer can't read it ({error}); give another text, or "
-            "choose a model with a larger vocabulary"
+        raise UserError(
+            f"data.general: {where}: the model's tokenizer can't read it ({error}); give another "
+            "text, or choose a model with a larger vocabulary"
         ) from error

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from star_exp.callbacks.keep import MADE
 from star_exp.clock import Clock
 from star_exp.data.encode import Example, example, pack, trained_tokens
 from star_exp.data.iterations import IterationData
@@ -115,21 +116,26 @@ class VerifierData(IterationData):
         rounds: int | None = None,
     ):
         super().__init__(task, store, clock, seed, prompts)
+        self.made = RolloutStore(store.root.parent / MADE / "rollouts")
         self.generator, self.solutions = generator, RolloutStore(generator / "rollouts")
         self.scores, self.groups = scores, groups
         self.phases, self.rounds, self.batch_size = tuple(phases), rounds, batch_size
 
     @cached_property
     def labelled(self) -> dict[str, list[Rollout]]:
-        """D_VER by problem, each text of a problem once. UserError where there is none."""
+        """D_VER by problem, each text of a problem once. UserError where there is none.
+
+        Solutions are the generator's, or, where it knew of none, those that made G_SFT.
+        """
         store, rounds = self.solutions, 0
-        found: list[Rollout] = []
+        found = self.made.read(1, *self.phases)
         for iteration in store.iterations():
             drawn = store.read(iteration, *self.phases)
             sampled = any(rollout.phase != "solutions" for rollout in drawn)
             rounds += sampled
             if self.rounds is None or rounds <= self.rounds or not sampled:
-                found += [rollout for rollout in drawn if rollout.failed is None]
+                found += drawn
+        found = [rollout for rollout in found if rollout.failed is None]
         if not found:
             raise UserError(
                 f"{store.root} holds no rollouts of {' or '.join(self.phases)} to train a verifier "

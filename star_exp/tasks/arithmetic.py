@@ -145,7 +145,7 @@ class Arithmetic(Task):
         return self._format.extract(completion)
 
     def direct(self, problem: Problem) -> str:
-        return self._format.direct(self._parse(problem))
+        return self._format.direct(problem.answer)
 
     def answer_lead(self) -> str:
         return self._format.lead
@@ -290,7 +290,7 @@ class Format(ABC):
     def rationale(self, sum_: Sum) -> str: ...
 
     @abstractmethod
-    def direct(self, sum_: Sum) -> str: ...
+    def direct(self, answer: str) -> str: ...
 
     @abstractmethod
     def extract(self, completion: str) -> str | None: ...
@@ -306,10 +306,10 @@ class Compact(Format):
 
     def rationale(self, sum_: Sum) -> str:
         columns = (f"{''.join(step.pair)}{step.written}{step.carry} " for step in sum_.steps)
-        return "".join(columns) + self.direct(sum_)
+        return "".join(columns) + self.direct(sum_.answer)
 
-    def direct(self, sum_: Sum) -> str:
-        return f"#{sum_.answer}"
+    def direct(self, answer: str) -> str:
+        return f"#{answer}"
 
     def extract(self, completion: str) -> str | None:
         return completion.rpartition("#")[2].strip() or None if "#" in completion else None
@@ -336,10 +336,10 @@ class Scratchpad(Format):
         lines.append(f", {_spaced(written)} C: {_spaced(carry)}")
         lines.append(_spaced(carry + written))
         body = "\n".join(lines)
-        return f"\n<scratch>\n{body}\n</scratch>{self.direct(sum_)}"
+        return f"\n<scratch>\n{body}\n</scratch>{self.direct(sum_.answer)}"
 
-    def direct(self, sum_: Sum) -> str:
-        return f"\n{_spaced(sum_.answer)}"
+    def direct(self, answer: str) -> str:
+        return f"\n{_spaced(answer)}"
 
     def extract(self, completion: str) -> str | None:
         """The line after </scratch>, or the first line where there is no scratchpad.

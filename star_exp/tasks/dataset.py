@@ -9,8 +9,8 @@ bad rows, splits, sizes and exemplars are the same for all:
     ood       none: other tasks are measured beside a run (conf/ood)
 
 Exemplars are in none. So a problem stays where it is, whatever the sizes and whichever rows are
-bad, and a question that occurs twice isn't shown or trained on, and measured. Two questions are the
-same if they differ in blanks, case and punctuation alone.
+bad, and a question that occurs twice isn't shown or trained on, and measured, nor measured twice.
+Two questions are the same if they differ in blanks, case and punctuation alone.
 """
 
 import logging
@@ -23,12 +23,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from star_exp.errors import UserError
+from star_exp.errors import UserError, did_you_mean
 from star_exp.records import Problem
 from star_exp.schedule import draw
 from star_exp.seeds import derive
 from star_exp.tasks.base import Exemplar, Task
 from star_exp.tasks.sources import (
+    NoSplit,
     NotAsked,
     Row,
     RowError,
@@ -141,14 +142,15 @@ class DatasetTask(Task):
         return replace(found, splits=named | {name: name for name in lacking})
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of a split; none for ood. ValueError where the source has no such split."""
+        """The problems of a split; none for ood. NoSplit where the source has no such split."""
         if split == "ood":
             return []
         if split not in SPLITS:
-            raise ValueError(f"there is no split {split!r}; there are train, dev and test")
+            raise NoSplit(f"there is no split {split!r}; there are train, dev and test")
         if split not in self._drawn:
             size = getattr(self, f"{split}_size")
             whole = self._of_split(split)
+            whole = whole if split == "train" else self._once(split, whole)
             few = size is not None and size < len(whole)
             self._drawn[split] = draw(whole, size if few else None, derive(self.seed, split))
         return self._drawn[split]
@@ -195,11 +197,11 @@ class DatasetTask(Task):
             return self._distinct(split)
         if not self.source.has("train"):
             cut = "" if split == "train" else ", and no train split to cut it off"
-            raise ValueError(f"{self.path or self.hub} has no split for {split!r}{cut}")
+            raise NoSplit(f"{self.path or self.hub} has no split for {split!r}{cut}")
         shares = {"dev": self.dev_share, "test": self.test_share}
         cut = {name: share for name, share in shares.items() if not self.source.has(name)}
         if split in cut and not cut[split]:
-            raise ValueError(
+            raise NoSplit(
                 f"{self.path or self.hub} has no split for {split!r}; set task.{split}_share to "
                 "cut one off train"
             )
@@ -222,10 +224,22 @@ class DatasetTask(Task):
                 if where := taken.get(self._asked(problem)):
                     line = f"{_place(split, problem)}: the question is that of {where}"
                     lines["exemplars" if where == EXEMPLAR else "repeated"].append(line)
-            if repeated := lines["repeated"]:
-                log.info("left %d of %s out: %s", len(repeated), split, "; ".join(repeated[:3]))
+            self._tell_repeated(split, lines["repeated"])
             self._left_out[split] |= lines
         return self._kept[split]
+
+    def _once(self, split: str, problems: Sequence[Problem]) -> list[Problem]:
+        """Each prompt once, choices and all: what is measured twice makes intervals too narrow."""
+        first: dict[str, Problem] = {}
+        lines = []
+        for problem in problems:
+            other = first.setdefault(_words(self.prompt(problem)), problem)
+            if other is not problem:
+                where = _place(split, other)
+                lines.append(f"{_place(split, problem)}: the question is that of {where}")
+        self._tell_repeated(split, lines)
+        self._left_out.setdefault(split, {})["repeated"] = lines
+        return list(first.values())
 
     def _taken(self, split: str) -> dict[str, str]:
         """{question: where it is asked} of what may not be in this split."""
@@ -241,10 +255,14 @@ class DatasetTask(Task):
             exemplars = []  # a test file alone may be measured, without the rows of train
         return taken | {self._asked(exemplar.problem): EXEMPLAR for exemplar in exemplars}
 
+    @staticmethod
+    def _tell_repeated(split: str, lines: Sequence[str]) -> None:
+        if lines:
+            log.info("left %d of %s out: %s", len(lines), split, "; ".join(lines[:3]))
+
     def _asked(self, problem: Problem) -> str:
         """The question, however it is written."""
-        stem = self.stem(problem)
-        return " ".join(_WORD.findall(stem.casefold())) or stem
+        return _words(self.stem(problem))
 
     def _parsed(self, split: str) -> list[Problem]:
         if split not in self._read:
@@ -294,7 +312,8 @@ class DatasetTask(Task):
 
     def _from_file(self, path: Path) -> list[Exemplar]:
         """Exemplars in the order of the file; those named by number get their rows from train."""
-        lines = list(Source(path=path, splits={"train": "train"}).rows("train"))
+        source = Source(path=path, splits={"train": "train"}, setting="task.exemplars_from")
+        lines = list(source.rows("train"))
         for line in lines:
             if isinstance(line, RowError):
                 raise UserError(f"exemplars: {line}") from line
@@ -363,6 +382,10 @@ class DatasetTask(Task):
 _WORD = re.compile(r"\w+|[^\w\s.,;:!?'\"…\u2018-\u201d]")
 
 
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.casefold())) or text
+
+
 def _belongs(asked: str, cut: Mapping[str, float]) -> str:
     """The split that a row of train is in: a hash of its question falls into one of the shares."""
     place, edge = derive("split", asked) % 10**6 / 10**6, 0.0
@@ -378,8 +401,14 @@ def _place(split: str, problem: Problem) -> str:
 
 
 def _exemplar_file(name: str) -> Path:
-    built_in = BUILT_IN / f"{name}.jsonl"
-    return built_in if "/" not in name and built_in.exists() else Path(name).expanduser()
+    """One of ours, by its bare name, or the user's. UserError for a name that is neither."""
+    built_in, path = BUILT_IN / f"{name}.jsonl", Path(name).expanduser()
+    if "/" not in name and built_in.exists():
+        return built_in
+    if path.name == name and not path.suffix and not path.exists():
+        advice = did_you_mean(name, (file.stem for file in BUILT_IN.glob("*.jsonl")))
+        raise UserError(f"task.exemplars_from={name}: no file and none of our exemplars; {advice}")
+    return path
 
 
 def identity(row: Row, split: str, *names: str) -> str:

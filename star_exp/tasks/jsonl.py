@@ -56,8 +56,14 @@ class JsonLines(DatasetTask):
             ("written", "{answer}"),
             ("shown_answer", "{answer}"),
         ):
-            if mark not in getattr(self, name):
-                raise ValueError(f"task.{name}={getattr(self, name)!r}: expected {mark} in it")
+            said: str = getattr(self, name)
+            if mark not in said:
+                raise ValueError(f"task.{name}={said!r}: expected {mark} in it")
+            for other in _NAMED.findall(said.replace(mark, " ")):
+                raise ValueError(
+                    f"task.{name}={said!r}: {other} would stand there as it is; only {mark} is "
+                    "filled in"
+                )
         if self.extract(self.written.replace("{answer}", "7")) != "7":
             raise ValueError(
                 f"task.pattern={self.pattern!r} doesn't find the answer in task.written="
@@ -72,7 +78,7 @@ class JsonLines(DatasetTask):
         gold = value(row, self.answer)
         if not isinstance(gold, str | int | float) or not _plain(str(gold)):
             raise RowError(f"{row.where}: {self.answer!r} is {gold!r}, expected text or a number")
-        groups = {name: str(value(row, name)) for name in self.groups}
+        groups = {name: _scalar(row, name) for name in self.groups}
         question = text(row, self.question).strip()
         return Problem(identity(row, split, "id"), question, str(gold).strip(), groups)
 
@@ -106,6 +112,20 @@ class JsonLines(DatasetTask):
     def correct(self, problem: Problem, answer: str | None) -> bool:
         """Prompts show the gold answer as the file has it; only here is it put into the form."""
         return answer is not None and answer == _plain(problem.answer)
+
+
+# {steps}, and not the braces of \text{yes} and {"a": 1}
+_NAMED = re.compile(r"(?<!\w)\{[A-Za-z_]\w*\}")
+
+
+def _scalar(row: Row, name: str) -> str:
+    """The name of a group: one value. RowError for a list or a mapping."""
+    found = value(row, name)
+    if not isinstance(found, str | int | float):
+        raise RowError(
+            f"{row.where}: {name!r} is {found!r}, expected text or a number for task.groups"
+        )
+    return str(found)
 
 
 def _plain(text: str) -> str:

@@ -5,8 +5,9 @@
     Source(path="csqa", splits={"train": "train", "test": "validation"})    a folder has them all:
         csqa/train.jsonl.gz, csqa/dev.csv, or csqa/data/validation-00000-of-00002.parquet, ...
 
-Files are .jsonl, .json (a list, or lines), .csv, .tsv (quoted as in CSV) and .parquet, each also as
-.gz. A task makes problems of rows, and a row that makes none is told with its file and line:
+Files are .jsonl, .json (a list, or lines), .csv, .tsv (quoted as in CSV), .parquet and .txt (each
+line a row with a "text"; in a folder it is a note, and not read), each also as .gz. A task makes
+problems of rows, and a row that makes none is told with its file and line:
 
     def problem(row: Row) -> Problem:
         return Problem(f"train/{row.number}", text(row, "question"), str(number(row, "answer")))
@@ -45,6 +46,10 @@ FILE_NAME = re.compile(  # train.jsonl.gz, train-00000-of-00002.parquet, with a 
 )
 
 
+class NoSplit(ValueError):
+    """A split that isn't there; what is wrong with one that is raises something else."""
+
+
 class RowError(ValueError):
     """A row that can't be used; the message begins with where it stands."""
 
@@ -73,6 +78,7 @@ class Source:
         or in its folder named like `config`. A file holds the first of `splits` that its name
         tells (gsm8k_test.csv), else the first of all.
     hub, config, revision: the dataset on the hub, which is read where there is no path.
+    setting: what `path` is set by, which errors name.
     """
 
     splits: Mapping[str, str]
@@ -80,21 +86,22 @@ class Source:
     config: str | None = None
     revision: str | None = None
     path: str | Path | None = None
+    setting: str = "task.path"
 
     def has(self, split: str) -> bool:
         """Whether there is such a split; the hub is not asked. UserError for a wrong path."""
         if split not in self.splits or self.path is None:
             return split in self.splits
-        return bool(self._candidates(_existing(self.path), split))
+        return bool(self._candidates(self._root(self.path), split))
 
     def rows(self, split: str) -> Iterator[Row | RowError]:
         """The rows in their order; in the place of one that can't be read, why.
 
-        ValueError for a split that is not in `splits`. UserError where there are no rows, and where
+        NoSplit for a split that is not in `splits`. UserError where there are no rows, and where
         a file is damaged, since nobody knows what is lost.
         """
         if split not in self.splits:
-            raise ValueError(f"no split {split!r}; {did_you_mean(split, self.splits)}")
+            raise NoSplit(f"no split {split!r}; {did_you_mean(split, self.splits)}")
         index = -1
         read = self._from_hub(split) if self.path is None else self._from_files(split)
         for index, (where, found) in enumerate(read):
@@ -105,7 +112,8 @@ class Source:
             else:
                 yield RowError(f"{where}: expected a JSON object, found {_shown(found)}")
         if index < 0:
-            raise UserError(f"{self.path or self.hub} has no rows for the split {split!r}")
+            source = self.hub if self.path is None else f"{self.setting}={self.path}"
+            raise UserError(f"{source} has no rows for the split {split!r}")
 
     def fingerprint(self, split: str) -> str:
         """Hash of number and content of all rows that can be read, 16 hexadecimal digits.
@@ -122,7 +130,7 @@ class Source:
 
     def _from_hub(self, split: str) -> Read:
         if self.hub is None:
-            raise UserError("there is nothing to read; set task.path=FILE_OR_FOLDER")
+            raise UserError(f"there is nothing to read; set {self.setting}=FILE_OR_FOLDER")
         import datasets  # takes a second
         from huggingface_hub import is_offline_mode
 
@@ -136,13 +144,13 @@ class Source:
             raise UserError(
                 f"{self.hub} ({theirs}) can't be read from the Hugging Face hub: "
                 f"{type(error).__name__}: {error}{offline}. "
-                "To read local files instead, set task.path=FILE_OR_FOLDER"
+                f"To read local files instead, set {self.setting}=FILE_OR_FOLDER"
             ) from error
         for index, fields in enumerate(rows):
             yield f"{self.hub} {theirs} row {index}", fields
 
     def _from_files(self, split: str) -> Read:
-        root = _existing(self.path or "")
+        root = self._root(self.path or "")
         candidates = self._candidates(root, split)
         if len(candidates) > 1:
             names = " and ".join(map(str, candidates))
@@ -151,7 +159,7 @@ class Source:
             found = ", ".join(str(path.relative_to(root)) for path in self._paths(root))
             raise UserError(
                 f"{root} has no file for the split {split!r}; expected {self.splits[split]}.jsonl, "
-                f"or another of {', '.join(READERS)}; found {found or root.name}"
+                f"or another of {', '.join(TABLES)}; found {found or root.name}"
             )
         for name, paths in candidates.items():
             for path in _all_shards(name, paths):
@@ -165,7 +173,7 @@ class Source:
         candidates: dict[Path, list[Path]] = {}
         for path in self._paths(root):
             name = FILE_NAME.fullmatch(path.name)
-            if name and _format(path) in READERS and name["split"] in synonyms(self.splits[split]):
+            if name and _format(path) in TABLES and name["split"] in synonyms(self.splits[split]):
                 shards = f"-*-of-{name['shards']}" if name["shards"] else ""
                 group = path.with_name(f"{name['split']}{shards}{name['suffixes']}")
                 candidates.setdefault(group, []).append(path)
@@ -174,6 +182,15 @@ class Source:
     def _paths(self, root: Path) -> list[Path]:
         folders = {root, root / "data", root / (self.config or "data")}
         return sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir())
+
+    def _root(self, path: str | Path) -> Path:
+        path = Path(path).expanduser()
+        if path.exists():
+            return path
+        missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
+        near = (p for p in missing.parent.glob("*") if p.is_dir() or _format(p) in READERS)
+        advice = did_you_mean(missing.name, (p.name for p in near))
+        raise UserError(f"{self.setting}={path}: {missing} does not exist; {advice}")
 
 
 def parsed(
@@ -205,10 +222,30 @@ def parsed(
         raise UserError(f"no row can be used, of {len(left_out)}: {first}")
     if left_out:
         of = len(left_out) + len(problems)
-        good = all(isinstance(error, NotAsked) for error in left_out)
-        level = logging.INFO if good else logging.WARNING
-        log.log(level, "left out %d of %d rows: %s", len(left_out), of, first)
+        asked = [not isinstance(error, NotAsked) for error in left_out]
+        level = logging.WARNING if any(asked) else logging.INFO
+        log.log(level, "left out %d of %d rows: %s%s", len(left_out), of, first, _more(asked[3:]))
     return problems, left_out
+
+
+def _more(bad: Sequence[bool]) -> str:
+    kinds = {"bad": sum(bad), "not asked": len(bad) - sum(bad)}
+    counts = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return f"; and {counts}" if counts else ""
+
+
+def texts(source: Source, split: str, field: str = "text") -> Iterator[tuple[str, str]]:
+    """(where it stands, the text) of every row, blank ones too. UserError for one without."""
+    for row in source.rows(split):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            found = value(row, field)
+            if not isinstance(found, str):
+                raise RowError(f"{row.where}: {field!r} is {_shown(found)}, expected text")
+        except RowError as error:
+            raise UserError(f"{source.setting.removesuffix('.path')}: {error}") from error
+        yield row.where, found
 
 
 def _problem(
@@ -301,16 +338,6 @@ def _shown(found: object) -> str:
 # Which file
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if path.exists():
-        return path
-    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    near = (p for p in missing.parent.glob("*") if p.is_dir() or _format(p) in READERS)
-    advice = did_you_mean(missing.name, (p.name for p in near))
-    raise UserError(f"task.path={path}: {missing} does not exist; {advice}")
-
-
 def _all_shards(name: Path, paths: list[Path]) -> list[Path]:
     shards = re.search(r"-\*-of-(\d+)", name.name)
     if shards and len(paths) != int(shards[1]):
@@ -380,6 +407,14 @@ def _decoded(line: bytes, count: int) -> str:
         raise ValueError(f"not UTF-8: {place}, counted from 0") from error
 
 
+def _lines(file: BufferedIOBase) -> Read:
+    for count, line in enumerate(file, 1):
+        try:
+            yield f"line {count}", {"text": _decoded(line, count).rstrip("\r\n")}
+        except ValueError as error:
+            yield f"line {count}", error
+
+
 def _json(file: BufferedIOBase) -> Read:
     begins = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
@@ -435,4 +470,6 @@ READERS: Mapping[str, Callable[[BufferedIOBase], Read]] = {
     ".csv": partial(_csv, ","),
     ".tsv": partial(_csv, "\t"),
     ".parquet": _parquet,
+    ".txt": _lines,
 }
+TABLES = [name for name in READERS if name != ".txt"]  # what a folder's files are read as
