@@ -23,7 +23,7 @@ from star_exp.errors import UserError
 Config = dict[str, Any]
 SHARED = ("report", "panel")  # callbacks that every fit has
 OF_SFT = ("Correct", "Distinct")  # filters, as in variant=sft
-PICKED = ("best_of_", "weighted_majority@", "auc", "ece")  # what is measured of a verifier
+PICKED = ("pass@", "majority@", "best_of_", "weighted_majority@", "auc", "ece")  # what is measured of a verifier
 
 
 def after(config: Config, iteration: int) -> Config:

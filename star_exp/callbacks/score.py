@@ -88,7 +88,8 @@ class Score(Phase):
             if scores:
                 candidates = data.candidates(split)
                 mine = [scores[key(rollout)] for rollout in candidates]
-                values |= metrics.selected(split, candidates, self.name, mine)
+                probable = trainer.lightning_module.probable  # type: ignore[union-attr]
+                values |= metrics.selected(split, candidates, self.name, mine, probable)
         return values
 
 

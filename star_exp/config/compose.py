@@ -33,7 +33,7 @@ NOT_HASHED = (
 SPEED = ("engine", "batch_size", "cache_gib")
 # Which an experiment may know, and not every variant has.
 # What a verifier's fit takes over from the run that it is on.
-OF_GENERATOR = ("task", "model", "sampling")
+OF_GENERATOR = ("task", "model", "module", "sampling")
 
 
 def conf_dir() -> Path:

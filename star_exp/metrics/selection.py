@@ -30,19 +30,22 @@ def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def selected(
-    split: str, rollouts: Sequence[Rollout], verifier: str, scores: Sequence[float]
+    split: str,
+    rollouts: Sequence[Rollout],
+    verifier: str,
+    scores: Sequence[float],
+    probable: bool = False,
 ) -> dict[str, float]:
     """What a verifier's scores of the rollouts are good for; {} if none was judged.
 
-    Votes are weighted by the scores that are probabilities, and else, taken for log-likelihoods, by
-    exp(score). ece is measured of probabilities alone.
+    probable: the scores are chances of being right, in [0, 1]: votes have their weight, and ece is
+        measured. Else they are taken for log-likelihoods, and votes weigh exp(score).
     """
     parts = [(part, [r.correct for r in mine]) for mine, part, _ in _drawn(rollouts, scores, 1)]
     if not parts:
         return {}
     known = [score for part, _ in parts for score in part]
     right = [flag for _, flags in parts for flag in flags]
-    probable = all(0 <= score <= 1 for score in known)
     values = {f"auc/{verifier}": auc(known, right), f"auc_within/{verifier}": auc_within(parts)}
     if probable:
         values[f"ece/{verifier}"] = ece(known, right)

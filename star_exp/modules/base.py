@@ -107,8 +107,9 @@ class LanguageModel(pl.LightningModule):
     def _factor(self, step: int) -> float:
         """`num_training_batches` is that of this iteration, known before its first step."""
         steps = self.trainer.num_training_batches
-        # at the first set-up, before a loader is read, there is no iteration: any factor will do
-        return self.rate(step, int(steps)) if steps not in (0, float("inf")) else 1.0
+        # at the first set-up no loader was read; its factor is that of the first step if no reset
+        # sets the optimizer up again
+        return self.rate(step, int(steps) if steps not in (0, float("inf")) else 1)
 
     def on_train_epoch_start(self) -> None:
         self.losses: list[Tensor] = []

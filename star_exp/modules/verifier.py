@@ -38,6 +38,8 @@ class Verifier(LanguageModel, ABC):
     @abstractmethod
     def _scores(self, batch: Batch, examples: int) -> Tensor: ...
 
+    probable = False  # whether its scores are chances of being right, in [0, 1]
+
     @property
     def needs_reference(self) -> bool:
         """Whether it scores by what G_SFT gives, too: batch["reference"]."""
@@ -134,6 +136,8 @@ class OutcomeReward(Verifier):
 
     lm_weight: of the language model's loss; 0: none.
     """
+
+    probable = True
 
     def __init__(
         self,
