@@ -55,9 +55,10 @@ class ByGroup:
 
     def _value(self, problem: Problem) -> int:
         if self.group not in problem.groups:
+            there = did_you_mean(self.group, problem.groups) if problem.groups else "it is in none"
             raise UserError(
                 f"data.curriculum.group={self.group!r}: problem {problem.id} is in no such group; "
-                f"{did_you_mean(self.group, problem.groups)}"
+                f"{there}. Set data.curriculum.group, or leave the curriculum out"
             )
         value = problem.groups[self.group]
         try:

@@ -100,6 +100,15 @@ def test_what_is_asked_twice_is_measured_once_and_counted(tmp_path):
     assert "test/6: the question is that of test/3" in lines
 
 
+def test_a_split_without_problems_has_no_shares(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "Why?", "answer": "so"}])
+    _, table, _ = printed(JsonLines(path=str(path), dev_share=0.5))
+    assert sorted(row[1:6] for row in table) == [
+        ["0", "-", "-", "-", "0"],
+        ["1", "100.0%", "0.0%", "-", "0"],
+    ]
+
+
 def test_a_split_whose_rows_are_another_tasks_is_not_taken_for_absent(tmp_path, capsys):
     _, path = local("svamp", tmp_path)
     assert cli(["check", "task=gsm8k", path]) == 1

@@ -1,6 +1,7 @@
 """The commands as a user types them, in processes of their own."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -131,6 +132,22 @@ def test_eval_of_several_samples_gives_pass_and_majority_with_intervals(
     assert json.loads(path.read_text()) == written
 
 
+def test_eval_gives_no_bootstrap_of_few_problems_or_of_problems_that_are_alike(
+    base_run, tmp_path, capsys
+):
+    settings = ["sampling.samples=2", "sampling.max_new_tokens=8"]  # too short for an answer
+    for number in (9, 12):
+        path = write(tmp_path / "test.jsonl", [ROWS["multiarith"](n) for n in range(number)])
+        written = evaluated(base_run, "task=multiarith", f"task.path={path}", *settings)
+        low, high = written["intervals"]["test/accuracy"]
+        assert low < high  # Wilson's
+        assert written["metrics"]["test/pass@2"] == 0
+        assert written["intervals"]["test/pass@2"] is None
+        shown = capsys.readouterr().out
+        assert re.search(rf"pass@2 +│ +0\.0% │ +- │ +{number} │", shown)
+        assert "- where that says nothing, for fewer than 10 problems or where all are" in shown
+
+
 def test_eval_does_not_ask_another_task_for_the_splits_of_the_run(
     small_config, tmp_path, monkeypatch
 ):
@@ -179,6 +196,7 @@ def test_eval_refuses_what_it_cannot_do_in_a_word(small_config, tmp_path, capsys
         (["sampling=hot"], "sampling.temperature=1.0 is of several samples, and there is one"),
         (["sampling.sample=4"], "sampling.sample: there is no such key"),
         (["task.ood_digits=0", "--splits", "test,ood"], "--splits ood: the task has no problems"),
+        (["task=svamp", "task.dev_share=2"], "the config can't be used\ntask.dev_share=2"),
     ):
         assert main(["eval", str(tmp_path / "run"), *words]) == 1
         assert said in capsys.readouterr().err

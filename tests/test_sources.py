@@ -597,7 +597,7 @@ def test_texts_are_the_same_from_every_kind_of_file(tmp_path):
         ("a.txt.gz", gzip.compress(plainly)),
         ("train.jsonl", rows),
     ):
-        path = put(tmp_path / name.replace(".", "_"), name, content)
+        path = put(tmp_path, name, content)
         assert [text for _, text in texts(source(path), "train")] == lines
     assert [text for _, text in texts(source(path.parent), "train")] == lines  # a folder
 
@@ -605,7 +605,7 @@ def test_texts_are_the_same_from_every_kind_of_file(tmp_path):
 def test_a_text_beside_the_files_of_a_folder_is_a_note(tmp_path):
     put(tmp_path, "train.txt", b"where these data come from")
     put(tmp_path, "train.jsonl", b'{"a": 1}\n')
-    assert [row.fields for row in train(tmp_path)] == [{"a": 1}]
+    assert [row.fields for row in good(tmp_path)] == [{"a": 1}]
 
 
 def test_what_is_no_text_is_told_with_the_setting_and_the_place(tmp_path):

@@ -34,7 +34,8 @@ Collate = Callable[[Sequence[Example]], dict[str, Tensor]]
 class RolloutDataModule(IterationData):
     """
     curriculum: which problems of the train split an iteration may draw, None: all.
-    problems_per_iteration: drawn anew from those for each iteration, at most; None: all of them.
+    problems_per_iteration: drawn from those for each iteration, at most; None: all of them.
+    redraw: whether each iteration draws anew; False: the same problems in all.
     batch_size: examples in an optimizer step over all ranks, so that it means the same on any.
     phases: whose rollouts are trained on, in this order; none: nothing is trained.
     history: of how many iterations, up to the one that is trained; None: of all so far.
@@ -65,6 +66,7 @@ class RolloutDataModule(IterationData):
         replay: float = 0.0,
         exemplars: int = 0,
         problems_per_iteration: int | None = None,
+        redraw: bool = True,
         curriculum: Curriculum | None = None,
         general: GeneralText | None = None,
     ):
@@ -74,6 +76,7 @@ class RolloutDataModule(IterationData):
         self.packing, self.history = packing, history
         self.replay, self.exemplars = replay, exemplars
         self.problems_per_iteration, self.curriculum = problems_per_iteration, curriculum
+        self.redraw = redraw
         self.general, self.windows = general, general.windows(batch_size) if general else 0
         self._drawn: dict[int, Sequence[Problem]] = {}
         self.num_kept: dict[str, int] = {}  # rollouts after each filter, of the last iteration
@@ -90,7 +93,7 @@ class RolloutDataModule(IterationData):
         if self.curriculum is not None:
             problems = self.curriculum(problems, iteration, self._generated)
         size = None if most is None else min(most, len(problems))
-        return draw(problems, size, derive(self.seed, "problems", iteration))
+        return draw(problems, size, derive(self.seed, "problems", iteration if self.redraw else 1))
 
     def _generated(self, iteration: int) -> list[Rollout]:
         return self.store.read(iteration, "generate")

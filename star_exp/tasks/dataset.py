@@ -150,7 +150,8 @@ class DatasetTask(Task):
         if split not in self._drawn:
             size = getattr(self, f"{split}_size")
             whole = self._of_split(split)
-            whole = whole if split == "train" else self._once(split, whole)
+            if split != "train" and not self.source.has(split):  # published ones stay as they are
+                whole = self._once(split, whole)
             few = size is not None and size < len(whole)
             self._drawn[split] = draw(whole, size if few else None, derive(self.seed, split))
         return self._drawn[split]
