@@ -5,8 +5,11 @@
     star-exp eval outputs/.../seed0 task.max_digits=7 sampling.max_new_tokens=80
     star-exp eval outputs/.../seed0 --model best --splits dev sampling=hot sampling.samples=8
 
+    star-exp eval outputs/.../seed0 task=humaneval sampling.samples=64 --verifier VERIFIERS_RUN_DIR
+
 `accuracy` is always that of one greedy sample of each problem. With sampling.samples=N, N others
-are drawn beside it, of which pass@k and majority@k are measured, and nothing else.
+are drawn beside it, of which pass@k and majority@k are measured, and, if the run has a verifier or
+one is named, how it picks from them.
 
 All samples are kept like those of a run, below RUN_DIR/eval/, in a folder that is named by what is
 measured, the data included: an interrupted evaluation goes on, and one that was made is read and
@@ -28,7 +31,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from star_exp import metrics
+from star_exp import metrics, verifying
 from star_exp.callbacks.candidates import phase_of
 from star_exp.callbacks.other_tasks import limit_of
 from star_exp.callbacks.sampling import Work, sample_phase
@@ -46,6 +49,7 @@ from star_exp.records import Problem, Rollout
 from star_exp.run import quiet_libraries
 from star_exp.store import RolloutStore, by_problem
 from star_exp.tasks.base import Task
+from star_exp.verifying import Picker
 
 GROUPS = ("task", "sampling", "trainer")  # what an evaluation may change of a run's config
 SPLITS = ("test", "ood")  # what is measured, where the task has it, if no splits are named
@@ -66,6 +70,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", choices=("last", "best", "base"), default="last")
     parser.add_argument("--splits", help="comma-separated (test,ood, if the task has them)")
     parser.add_argument("--samples", type=int, help="of each problem (1); as sampling.samples=N")
+    parser.add_argument(
+        "--verifier", type=Path, help="run directory of a verifier (the run's own, if it has one)"
+    )
     options = parser.parse_intermixed_args(arguments)
     quiet_libraries()
     evaluate(
@@ -75,6 +82,7 @@ def main(arguments: list[str]) -> int:
         splits=options.splits.split(",") if options.splits is not None else None,
         samples=options.samples,
         console=Console(),
+        verifier=options.verifier,
     )
     return 0
 
@@ -87,6 +95,7 @@ def evaluate(
     splits: list[str] | None,
     samples: int | None,
     console: Console,
+    verifier: Path | None = None,
 ) -> dict[str, Any]:
     """Measures, prints a table, and writes RUN_DIR/eval/<hash>/results.json, which is returned."""
     overrides, samples = _samples(overrides, samples)
@@ -104,6 +113,7 @@ def evaluate(
     said = {
         "model": which,
         "samples": samples,
+        "verifier": str(verifier) if verifier else None,
         "task": config["task"],
         "decoding": {"accuracy": greedy, "samples": sampled},
         "data": {split: _fingerprint(task, of, shown) for split, of in problems_of.items()},
@@ -122,6 +132,9 @@ def evaluate(
     trainer: pl.Trainer = build(config["trainer"], **hardware, enable_model_summary=False)
     module.to(trainer.strategy.root_device)
     draw = partial(_drawn, trainer, module, data, task, iteration)
+    picker = _picker(run_dir, config, verifier, iteration) if sampled is not None else None
+    if picker is not None:
+        picker.verifier.to(trainer.strategy.root_device)
     values: dict[str, float] = {}
     intervals: dict[str, Interval | None] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -131,9 +144,15 @@ def evaluate(
         intervals |= metrics.intervals(split, rollouts)
         if sampled is not None:
             several = draw(phase_of(split), problems, samples, sampled)
-            found, sure = metrics.candidates(split, several), metrics.intervals(split, several)
+            found = metrics.candidates(split, several)
+            sure = {name: metrics.intervals(split, several)[name] for name in found}
+            if picker is not None:
+                scores = picker.scores(several, task, data.prompts)
+                probable = picker.verifier.probable
+                values |= metrics.selected(split, several, picker.name, scores, probable)
+                sure |= _of_picked(split, several, scores, picker.name)
             values |= found
-            intervals |= {name: _bootstrapped(sure[name], len(problems)) for name in found}
+            intervals |= {name: _bootstrapped(sure[name], len(problems)) for name in sure}
         counts[split] = {"problems": len(problems), "samples": samples}
         console.print(_table(split, samples, rollouts, values, intervals))
     console.print(INTERVALS, highlight=False, soft_wrap=True)
@@ -142,6 +161,29 @@ def evaluate(
     write_json(folder / "results.json", results)
     console.print(f"{folder / 'results.json'}: written", highlight=False, soft_wrap=True)
     return results
+
+
+def _picker(
+    run_dir: Path, config: dict[str, Any], verifier: Path | None, iteration: int
+) -> Picker | None:
+    """The verifier that was named, or the run's own for the model of this iteration, if any."""
+    own = run_dir / "verifier" / f"iter_{iteration:03d}"
+    if verifier is None and not (own / "verifier.safetensors").exists():
+        return None
+    source: BaseModel = build(config["model"])
+    base = source.prepare(build(_config_of(run_dir)["task"]), Path(config["cache_dir"]), _say_step)
+    return verifying.picker(verifier or own, run_dir, partial(source.load, base))
+
+
+def _of_picked(
+    split: str, rollouts: list[Rollout], scores: list[float], name: str
+) -> dict[str, Interval]:
+    """Intervals of best_of_k, for k up to the fewest samples of a problem."""
+    fewest = min(len(mine) for mine in by_problem(rollouts).values())
+    found = {k: metrics.best_of(rollouts, scores, k).values() for k in metrics.sizes(fewest)}
+    return {
+        f"{split}/best_of_{k}/{name}": metrics.bootstrap_interval(of) for k, of in found.items()
+    }
 
 
 def _bootstrapped(interval: Interval, problems: int) -> Interval | None:

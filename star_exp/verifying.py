@@ -11,24 +11,40 @@ reports and logs in the same way. `star-exp run variant=vstar` makes it when the
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from star_exp.callbacks.keep import MADE, SFT
+from star_exp.config.build import build
+from star_exp.data.encode import example
 from star_exp.errors import UserError
+from star_exp.modules.base import Load, put_trained, started_from
+from star_exp.modules.verifier import Verifier, fitting, logprobs, score
+from star_exp.prompts import Prompts
+from star_exp.records import Rollout
+from star_exp.tasks.base import Task
 
 Config = dict[str, Any]
 SHARED = ("report", "panel")  # callbacks that every fit has
 OF_SFT = ("Correct", "Distinct")  # filters, as in variant=sft
-PICKED = ("pass@", "majority@", "best_of_", "weighted_majority@", "auc", "ece")  # what is measured of a verifier
+PICKED = (
+    "pass@",
+    "majority@",
+    "best_of_",
+    "weighted_majority@",
+    "auc",
+    "ece",
+)  # what is measured of a verifier
 
 
 def after(config: Config, iteration: int) -> Config:
     """The config of the fit that follows a generator of so many iterations."""
-    return _fit(config, Path(config["run_dir"]) / "verifier" / f"iter_{iteration:03d}")
+    return _fit(config, Path(config["run_dir"]) / "verifier" / f"iter_{iteration:03d}", iteration)
 
 
 def alone(config: Config) -> Config:
@@ -39,15 +55,16 @@ def alone(config: Config) -> Config:
             f"from={config['from']}: that run is {results['status']}; finish it first, by the "
             "command that it was started with"
         )
-    return _fit(config, Path(config["run_dir"]))
+    return _fit(config, Path(config["run_dir"]), results["final"]["iteration"])
 
 
-def _fit(config: Config, root: Path) -> Config:
+def _fit(config: Config, root: Path, iteration: int) -> Config:
     mine = config["verifier"]
     shared = {name: config["callbacks"].get(name) for name in SHARED}
     return {
         **config,
-        **{name: mine[name] for name in ("iterations", "module", "data")},
+        **{name: mine[name] for name in ("iterations", "module")},
+        "data": {**mine["data"], "iteration": iteration},
         "callbacks": {**mine["callbacks"], **shared},
         "run_dir": str(root),
         "verifier": None,
@@ -106,3 +123,37 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"from={path.parent}: there is no {path.name}; give the folder of a run")
     return json.loads(path.read_text())
+
+
+@dataclass(frozen=True)
+class Picker:
+    """A trained verifier, to pick from any samples. name: in metrics, dev/best_of_16/dpo."""
+
+    name: str
+    verifier: Verifier
+    sft: Load  # the reference, where its scores need one
+
+    def scores(self, rollouts: Sequence[Rollout], task: Task, prompts: Prompts) -> list[float]:
+        """Of each rollout, in their order: the higher, the better."""
+        policy, tokens = self.verifier.policy, fitting(self.verifier.model)
+        asked = {rollout.problem: rollout.asked for rollout in rollouts}
+        before = {name: prompts.training(policy, task, each) for name, each in asked.items()}
+        examples = [example(policy, before[rollout.problem], rollout) for rollout in rollouts]
+        reference = None
+        if self.verifier.needs_reference:
+            model = self.sft().model.to(self.verifier.device)  # type: ignore[arg-type]
+            reference = logprobs(model, examples, tokens)
+        return score(self.verifier, examples, tokens, reference)
+
+
+def picker(root: Path, generator: Path, base: Load) -> Picker:
+    """The verifier of a verifier's run. base: M_0. UserError where it is not finished."""
+    weights = root / "verifier.safetensors"
+    if not weights.exists():
+        raise UserError(f"{root} holds no {weights.name}: it is no verifier's run, or not finished")
+    config: Any = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))
+    kept = generator / SFT if (generator / SFT).exists() else root / MADE / SFT
+    sft = partial(started_from, base, kept)
+    verifier: Verifier = build(config["module"], base=sft)
+    put_trained(verifier, weights)
+    return Picker(config["callbacks"]["score"]["name"], verifier, sft)

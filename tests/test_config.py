@@ -72,8 +72,8 @@ def changed(config: dict, key: str, value: object) -> dict:
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_every_choice_of_every_group_composes_and_is_valid(words, tmp_path):
-    if {"task=dataset", "model=pretrained", "verifier=fit"} & {*words}:
-        return  # what the others have in common
+    if {"task=dataset", "model=pretrained", "verifier=fit", "variant=vstar_verifier"} & {*words}:
+        return  # what the others have in common; what needs a run to begin with
     validate(plain(compose(completed(words, tmp_path))))
 
 
@@ -689,7 +689,7 @@ def test_where_and_how_far_a_run_goes_is_not_in_its_name(default, words):
 
 
 def test_a_variant_is_in_the_name():
-    names = {named(plain(compose([f"variant={name}"]))) for name in CHOICES["variant"]}
+    names = {plain(compose([f"variant={name}"]))["run_dir"] for name in CHOICES["variant"]}
     assert len(names) == len(CHOICES["variant"])
 
 

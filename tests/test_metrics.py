@@ -221,7 +221,8 @@ def test_what_could_not_be_judged_is_neither_right_nor_wrong():
 @pytest.mark.parametrize(
     ("gold", "right_ones", "wrong_ones", "expected"),
     [
-        ("1/2", [r"\frac12", r"\frac{1}{2}", "0.5"], ["2", "2"], 1),
+        ("1/2", ["1/2", "0.50", ".5"], ["2", "2"], 1),
+        ("def f(): pass", ["def f(): 1", "def f(): 2", "def f(): 3"], ["def f(): 4"] * 2, 0),
         ("883", ["883"], ["7.0", "7"], 0),  # two ways to write a wrong number
         ("Paris", ["paris"], ["New  York", "new york"], 0),
     ],

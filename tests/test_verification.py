@@ -18,7 +18,6 @@ from star_exp.data.verification import (
     Solution,
     VerifierData,
     VerifierSteps,
-    candidates,
 )
 from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
@@ -60,7 +59,7 @@ def data(store: RolloutStore, **settings) -> VerifierData:
         generator=generator,
         scores=ScoreStore(own / "scores"),
         prompts=Prompts(),
-        **{"groups": Pairs(None), "batch_size": 4, **settings},
+        **{"groups": Pairs(None), "batch_size": 4, "iteration": 3, **settings},
     )
 
 
@@ -204,16 +203,15 @@ def test_without_a_right_and_a_wrong_one_of_a_problem_there_is_nothing_to_learn(
         _ = data(store).drawn
 
 
-def test_candidates_are_those_of_the_last_model_that_has_some(store):
+def test_candidates_are_those_of_the_generators_last_model_or_drawn_here(store):
     write(store, 2, "dev-candidates", right("dev/0", "old"))
-    write(store, 3, "dev-candidates", right("dev/0", "new"))
-    write(store, 4, "dev", right("dev/0", "greedy"))
-    assert [rollout.text for rollout in candidates(store, "dev")] == ["new"]
-    assert candidates(store, "test") == []
     found = data(store)
+    assert found.candidates("dev") == []
+    write(store, 3, "dev-candidates", right("dev/0", "new"))
     assert [rollout.text for rollout in found.candidates("dev")] == ["new"]
-    write(found.store, 4, "dev-candidates", right("dev/0", "own"))
-    assert [rollout.text for rollout in found.candidates("dev")] == ["own"]
+    write(found.store, 3, "dev-candidates", right("dev/0", "own"))
+    assert [rollout.text for rollout in data(store).candidates("dev")] == ["own"]
+    assert found.candidates("test") == []
 
 
 # Groups

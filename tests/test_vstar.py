@@ -611,7 +611,13 @@ def test_a_folder_that_is_no_run_is_refused(base_cache, tmp_path, capsys):
     assert re.search(r"from=.*nothing is not a run directory", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("word", ["task=gsm8k", "task.base=5", "model.hidden=32", "sampling=hot"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("task=gsm8k", "task.base=5", "model.hidden=32", "sampling=hot"),
+        *("module.learning_rate=1", "data.prompts.few_shot=never", "samples=3", "iterations=7"),
+    ],
+)
 def test_what_is_the_generators_can_not_be_set(star, base_cache, tmp_path, word, capsys):
     assert verify(tmp_path / "alone", star, base_cache, word) == 1
     said = capsys.readouterr().err

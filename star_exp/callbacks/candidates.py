@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from star_exp import metrics
 from star_exp.callbacks.phase import Phase, data_of
 from star_exp.callbacks.sampling import Work, sample_phase
-from star_exp.data.verification import candidates, verifier_data_of
+from star_exp.data.verification import verifier_data_of
 from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Rollout
@@ -70,9 +70,8 @@ class CandidatesOfGenerator(Candidates):
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         data = verifier_data_of(trainer)
         for split in self.splits:
-            if not candidates(data.solutions, split):
-                iteration, policy = data.writer(module.policy)
-                self._draw(trainer, policy, iteration, split)
+            if not data.solutions.shards(data.iteration, phase_of(split)):
+                self._draw(trainer, data.writer(module.policy), data.iteration, split)
 
     def on_run_end(self, trainer: pl.Trainer, module: LanguageModel, iteration: int) -> None:
         """All is drawn when the fit begins."""

@@ -29,7 +29,12 @@ TABLE = (
     *("iteration", "phase", "problem", "question", "gold", "answer", "correct"),
     *("hinted", "truncated", "logprob", "text"),
 )
-UNNAMED = ("answers", "perplexity", "faithful")  # their seconds are part of the total alone
+UNNAMED = (
+    "answers",
+    "solutions",
+    "perplexity",
+    "faithful",
+)  # their seconds are part of the total alone
 LONGEST_TEXT = 2000  # characters of a rationale in a table
 
 

@@ -12,7 +12,7 @@ from star_exp.data.verification import REFERENCE, verifier_data_of
 from star_exp.errors import UserError
 from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
-from star_exp.modules.verifier import Verifier, logprobs, score
+from star_exp.modules.verifier import Verifier, fitting, logprobs, score
 from star_exp.records import Rollout
 from star_exp.sampling.base import fingerprint
 from star_exp.scores import key
@@ -25,7 +25,7 @@ class Score(Phase):
 
     name: of the verifier in metrics: dev/best_of_16/dpo.
     splits: scored by the model it starts from and after every iteration; final_splits: by the last.
-    tokens_a_batch: read at once.
+    tokens_a_batch: read at once; None: so many that their logits take a GiB, at most 16,384.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Score(Phase):
         name: str,
         splits: Sequence[str] = ("dev",),
         final_splits: Sequence[str] = ("test",),
-        tokens_a_batch: int = 16_384,
+        tokens_a_batch: int | None = None,
     ):
         self.name, self.tokens_a_batch = name, tokens_a_batch
         self.splits, self.final_splits = tuple(splits), tuple(final_splits)
@@ -65,7 +65,9 @@ class Score(Phase):
                 rollouts: Sequence[Rollout], examples: Sequence[Example], before=before
             ) -> list[float]:
                 reference = [before[key(rollout)] for rollout in rollouts] if before else None
-                return score(module, examples, self.tokens_a_batch, reference)
+                return score(
+                    module, examples, self.tokens_a_batch or fitting(module.model), reference
+                )
 
             candidates = self._candidates(trainer, split)
             write_scores(trainer, module, iteration, name, candidates, judge)
@@ -88,15 +90,16 @@ class Score(Phase):
             if scores:
                 candidates = data.candidates(split)
                 mine = [scores[key(rollout)] for rollout in candidates]
-                probable = trainer.lightning_module.probable  # type: ignore[union-attr]
-                values |= metrics.selected(split, candidates, self.name, mine, probable)
+                verifier = trainer.lightning_module
+                assert isinstance(verifier, Verifier)
+                values |= metrics.selected(split, candidates, self.name, mine, verifier.probable)
         return values
 
 
 class Reference(Phase):
     """log G_SFT(y|x) of all that is trained on, by the model before its training: for DPO."""
 
-    def __init__(self, tokens_a_batch: int = 16_384):
+    def __init__(self, tokens_a_batch: int | None = None):
         self.tokens_a_batch = tokens_a_batch
 
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
@@ -109,12 +112,12 @@ def write_logprobs(
     module: LanguageModel,
     name: str,
     rollouts: Sequence[Rollout],
-    tokens_a_batch: int,
+    tokens_a_batch: int | None,
 ) -> None:
     """What the model that training starts from, the reference, gives these rollouts."""
 
     def given(_: Sequence[Rollout], examples: Sequence[Example]) -> list[float]:
-        return logprobs(module.model, examples, tokens_a_batch)
+        return logprobs(module.model, examples, tokens_a_batch or fitting(module.model))
 
     write_scores(trainer, module, 0, name, rollouts, given)
 

@@ -122,23 +122,27 @@ def _serve(channel: int, walls: str) -> None:
     def put(owner: object, name: str, value: object) -> None:
         setattr(plain(owner), name, plain(value))
 
+    def prepare(program: str) -> None:
+        _import(program)
+        _lock(walls)
+
     buffered = bytearray()
-    actions: dict[str, Callable[..., Any]] = {"run": run, "call": call, "get": get, "put": put}
+    actions: dict[str, Callable[..., Any]] = {
+        **{"prepare": prepare, "run": run},
+        **{"call": call, "get": get, "put": put},
+    }
     while (line := _line(channel, buffered)) is not None:
         action, *words = json.loads(line)
         try:
-            if action == "run":
-                _import(words[0])
-                _lock(walls)
             reply = json.dumps({"value": encode(actions[action](*words), keep)})
             if len(reply) >= LONGEST:
                 raise TooLarge(f"more than {LONGEST} bytes")
         except BaseException as error:  # SystemExit and KeyboardInterrupt too
-            reply = json.dumps({"raised": [type(error).__name__, _message(error)]})
+            reply = json.dumps({"raised": [type(error).__name__, message(error)]})
         _say(channel, reply)
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     try:
         return str(error)[:SHOWN]
     except BaseException:  # it may be the program's own class
@@ -147,7 +151,7 @@ def _message(error: BaseException) -> str:
 
 def _import(source: str) -> None:
     """The modules that a program imports, wherever in it: later it can't open their files."""
-    names = ["warnings"]  # re's, from 3.13 on
+    names = ["warnings", "weakref"]  # re's, from 3.13 on; functools.singledispatch's
     with contextlib.suppress(Exception):
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):

@@ -89,6 +89,7 @@ def judge(check: Check) -> Verdict:
     """Whether the program passes all tests. SandboxError if it could not be run."""
     with Sandbox(check.limits) as sandbox:
         try:
+            sandbox.prepare(check.program)
             sandbox.ask("run", check.program)
             names: dict[str, Any] = {"__name__": "tests"}
             exec(compile(check.given, "<given>", "exec"), names)
@@ -97,9 +98,11 @@ def judge(check: Check) -> Verdict:
         except Stopped as stopped:
             return Verdict(False, str(stopped))
         except AssertionError as error:
-            return Verdict(False, f"assertion: {error}")
+            return Verdict(False, f"assertion: {runner.message(error)}")
+        except SandboxError:
+            raise
         except Exception as error:  # of a test, on what it was given: None + 1
-            return Verdict(False, f"exception: {type(error).__name__}: {error}")
+            return Verdict(False, f"exception: {type(error).__name__}: {runner.message(error)}")
     return Verdict(True)
 
 
@@ -184,8 +187,17 @@ class Sandbox:
         _, self._errors = self._process.communicate()
         self._socket.close()
 
+    def prepare(self, program: str) -> None:
+        """Imports what the program will, and closes the walls. SandboxError where they don't."""
+        try:
+            self.ask("prepare", program)
+        except Stopped as stopped:
+            if str(stopped).startswith(("timeout", "memory")):  # of what it imports
+                raise
+            raise SandboxError(f"the sandbox could not be closed: {stopped}") from stopped
+
     def ask(self, action: str, *words: object) -> Any:
-        """What the runner answers to `run`, `call`, `get` or `put`. Stopped where it gives none."""
+        """What the runner answers to an action, `run` or `call`. Stopped where it gives none."""
         try:
             self._socket.settimeout(self._left())
             self._socket.sendall(f"{json.dumps([action, *words])}\n".encode())

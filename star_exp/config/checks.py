@@ -416,6 +416,19 @@ def _phases(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _verifier(config: dict[str, Any]) -> Iterator[str]:
+    """Whether there is something for a verifier to learn from."""
+    if not config.get("verifier") or config.get("from") is not None:
+        return
+    wanted = config["verifier"].get("data", {}).get("phases", ())
+    targets = [node["_target_"] for node in config["callbacks"].values() if node]
+    if not {"star_exp.callbacks.generate.Generate"} & {*targets} and "generate" in wanted:
+        yield (
+            f"variant={config['choices']['variant']} and a verifier clash: the variant draws no "
+            "samples to learn from; give from=RUN_DIR, a run that did, or take variant=vstar"
+        )
+
+
 WRITES = {
     "star_exp.callbacks.generate.Generate": "generate",
     "star_exp.callbacks.generate.Rationalize": "rationalize",
@@ -443,7 +456,7 @@ def _select(config: dict[str, Any] | None, key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _model, _names, _batch),
-    *(_phases, _devices, _samples, _filters, _replay, _texts),
+    *(_phases, _verifier, _devices, _samples, _filters, _replay, _texts),
 )
 TASK_CHECKS: tuple[TaskCheck, ...] = (
     *(_splits, _exemplars, _chance_hits, _curriculum, _lengths, _other_tasks),

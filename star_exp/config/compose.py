@@ -31,9 +31,12 @@ NOT_HASHED = (
 )
 # Likewise, of any sampler: how fast it is.
 SPEED = ("engine", "batch_size", "cache_gib")
-# Which an experiment may know, and not every variant has.
-# What a verifier's fit takes over from the run that it is on.
+# What a verifier's fit takes over from the run that it is on, and what may be said of it.
 OF_GENERATOR = ("task", "model", "module", "sampling")
+OF_VERIFIER = (
+    *("from", "variant", "verifier", "seed", "name", "tags", "run_dir", "cache_dir", "trainer"),
+    *("logger", "optimized_metric", "hydra"),
+)
 
 
 def conf_dir() -> Path:
@@ -82,9 +85,10 @@ def with_generator(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     theirs = OmegaConf.load(path)
     said = {word.lstrip("+~").partition("=")[0] for word in overrides}
     for word in sorted(said):
-        if word.split(".")[0].split("/")[0] in OF_GENERATOR:
+        if word.split(".")[0].split("/")[0] not in OF_VERIFIER:
             raise UserError(
-                f"{word} and from={config['from']} clash: it is that run's; leave it out"
+                f"{word} and from={config['from']} clash: it is that run's, or of no use to a "
+                "verifier's fit; leave it out, or set verifier.*"
             )
     with open_dict(config):
         for name in (*OF_GENERATOR, *(("seed",) if "seed" not in said else ())):

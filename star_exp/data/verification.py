@@ -6,7 +6,6 @@ no sample solved gives pairs too. A sample that was cut off is a wrong one, and 
 An iteration of such a fit is one pass over the training set.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +92,8 @@ def _check(most: int | None) -> None:
 
 class VerifierData(IterationData):
     """
-    generator: the folder of the run whose solutions are judged. store: this fit's own.
+    generator: the folder of the run whose solutions are judged; iteration: of its last model, which
+        drew the candidates. store: this fit's own.
     scores: what this fit's verifiers give.
     groups: what is learned from together: Pairs, Singles.
     phases: whose rollouts are D_VER; rounds: of the first so many iterations with samples, None:
@@ -112,14 +112,17 @@ class VerifierData(IterationData):
         prompts: Prompts,
         groups: Groups,
         batch_size: int,
+        iteration: int,
         phases: Sequence[str] = ("solutions", "generate"),
         rounds: int | None = None,
     ):
         super().__init__(task, store, clock, seed, prompts)
         self.made = RolloutStore(store.root.parent / MADE / "rollouts")
         self.generator, self.solutions = generator, RolloutStore(generator / "rollouts")
-        self.scores, self.groups = scores, groups
+        self.scores, self.groups, self.iteration = scores, groups, iteration
         self.phases, self.rounds, self.batch_size = tuple(phases), rounds, batch_size
+        self._prompts: dict[str, tuple[int, ...]] = {}
+        self._candidates: dict[str, list[Rollout]] = {}
 
     @cached_property
     def labelled(self) -> dict[str, list[Rollout]]:
@@ -135,7 +138,8 @@ class VerifierData(IterationData):
             rounds += sampled
             if self.rounds is None or rounds <= self.rounds or not sampled:
                 found += drawn
-        found = [rollout for rollout in found if rollout.failed is None]
+        # a solution that is judged wrong is one whose answer wasn't read: no wrong one
+        found = [r for r in found if r.failed is None and (r.correct or r.phase != "solutions")]
         if not found:
             raise UserError(
                 f"{store.root} holds no rollouts of {' or '.join(self.phases)} to train a verifier "
@@ -152,20 +156,25 @@ class VerifierData(IterationData):
     def example(self, policy: Policy, rollout: Rollout) -> Example:
         """A solution behind its question, as the verifier reads it: no hint, and no exemplars but
         those of training texts."""
-        prompt = self.prompts.training(policy, self.task, rollout.asked)
-        return example(policy, prompt, rollout)
+        if rollout.problem not in self._prompts:
+            prompt = self.prompts.training(policy, self.task, rollout.asked)
+            self._prompts[rollout.problem] = prompt
+        return example(policy, self._prompts[rollout.problem], rollout)
 
     def candidates(self, split: str) -> list[Rollout]:
-        """What is picked from: the generator's, of its run or drawn by this one."""
-        return candidates(self.store, split) or candidates(self.solutions, split)
+        """What is picked from: the generator's, of its run or drawn by this one; read once."""
+        if not self._candidates.get(split):
+            found = self.store.read(self.iteration, f"{split}-candidates")
+            found += [] if found else self.solutions.read(self.iteration, f"{split}-candidates")
+            self._candidates[split] = found
+        return self._candidates[split]
 
-    def writer(self, like: Policy) -> tuple[int, Policy]:
-        """The generator's last model, of the type and on the device of another; its iteration."""
-        results = json.loads((self.generator / "results.json").read_text())
+    def writer(self, like: Policy) -> Policy:
+        """The generator's last model, of the type and on the device of another."""
         dtype = str(like.model.dtype).removeprefix("torch.")
         policy = load(self.generator / "model", dtype)
         policy.model.to(like.model.device)  # type: ignore[arg-type]
-        return results["final"]["iteration"], policy
+        return policy
 
     @cached_property
     def drawn(self) -> list[Group]:
@@ -214,15 +223,6 @@ def verifier_data_of(trainer: pl.Trainer) -> VerifierData:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, VerifierData), "this callback belongs to a verifier's fit"
     return data
-
-
-def candidates(store: RolloutStore, split: str) -> list[Rollout]:
-    """Those of the last model that has some, [] where none were drawn."""
-    for iteration in reversed(store.iterations()):
-        found = store.read(iteration, f"{split}-candidates")
-        if found:
-            return found
-    return []
 
 
 @dataclass(frozen=True)

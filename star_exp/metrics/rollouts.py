@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from star_exp.checking.numbers import canonical
+from star_exp.checking.numbers import bare
 from star_exp.metrics.estimators import (
     bootstrap_interval,
     majority_at_k,
@@ -103,15 +103,14 @@ def majorities(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
 
 
 def vote(rollout: Rollout) -> str | None:
-    """What a rollout votes for: all that is right for the same, however it is written.
+    """What a rollout votes for: its answer, the same for the same number, or for the same text but
+    for case and blanks. A text that was cut off has none.
 
-    Wrong answers are one if they are the same number, or the same text but for case and blanks.
+    Whether it is right plays no part: programs that pass the same tests are not one answer.
     """
     if rollout.truncated or rollout.answer is None:
         return None
-    if rollout.correct:
-        return rollout.gold
-    return canonical(rollout.answer) or " ".join(rollout.answer.split()).casefold()
+    return bare(rollout.answer) or " ".join(rollout.answer.split()).casefold()
 
 
 def diversity(phase: str, rollouts: Sequence[Rollout]) -> dict[str, float]:

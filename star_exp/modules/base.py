@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from star_exp.errors import UserError
 from star_exp.files import replace_file, replace_folder
@@ -23,15 +23,20 @@ Rate = Callable[[int, int], float]  # (step since the reset, steps of the iterat
 def started_from(base: Load, path: Path) -> Policy:
     """M_0 with the weights that `save_trained` wrote. UserError if they are of another model."""
     policy = base()
-    saved = {name.removeprefix("model."): part for name, part in load_file(path).items()}
-    lost = [name for name, part in policy.model.named_parameters() if part.requires_grad]
-    if set(lost) != set(saved):
-        raise UserError(
-            f"{path} holds the weights of another model ({len(saved)} tensors, and {len(lost)} are "
-            "trained here); give the model that it was made with, its adapters included"
-        )
-    policy.model.load_state_dict(saved, strict=False)
+    put_trained(policy.model, path, "model.")
     return policy
+
+
+def put_trained(module: nn.Module, path: Path, prefix: str = "") -> None:
+    """Puts what `save_trained` wrote into a module, where names go without the prefix."""
+    saved = {name.removeprefix(prefix): part for name, part in load_file(path).items()}
+    trained = [name for name, part in module.named_parameters() if part.requires_grad]
+    if set(trained) != set(saved):
+        raise UserError(
+            f"{path} holds the weights of another model ({len(saved)} tensors, and {len(trained)} "
+            "are trained here); give the model that it was made with, its adapters included"
+        )
+    nn.Module.load_state_dict(module, saved, strict=False)
 
 
 class LanguageModel(pl.LightningModule):

@@ -75,9 +75,11 @@ class Preference(Verifier):
         score: Literal["likelihood", "implicit_reward", "mean_logprob"] = "likelihood",
     ):
         if beta <= 0:
-            raise UserError(f"verifier.beta={beta}: expected more than 0; V-STaR prints none")
+            raise UserError(
+                f"verifier.module.beta={beta}: expected more than 0; V-STaR prints none"
+            )
         if score not in SCORES:
-            raise UserError(f"verifier.score={score}: {did_you_mean(score, SCORES)}")
+            raise UserError(f"verifier.module.score={score}: {did_you_mean(score, SCORES)}")
         super().__init__(base, learning_rate, rate, betas, weight_decay)
         self.beta, self.score = beta, score
 
@@ -149,7 +151,7 @@ class OutcomeReward(Verifier):
         lm_weight: float = 1.0,
     ):
         if lm_weight < 0:
-            raise UserError(f"verifier.lm_weight={lm_weight}: expected at least 0; 0 is off")
+            raise UserError(f"verifier.module.lm_weight={lm_weight}: expected at least 0; 0 is off")
         super().__init__(base, learning_rate, rate, betas, weight_decay)
         self.lm_weight = lm_weight
         self.head = nn.Linear(self.model.config.get_text_config().hidden_size, 1)
@@ -194,6 +196,11 @@ def score(
         times the vocabulary, in float32. reference: log G_SFT(y|x) of each, for implicit rewards.
     """
     return _in_batches(verifier.scores, verifier.model, examples, tokens_a_batch, reference)
+
+
+def fitting(model: PreTrainedModel) -> int:
+    """How many tokens to read at once: so many that their logits take a GiB, at most 16,384."""
+    return min(16_384, max(256, 2**28 // model.config.get_text_config().vocab_size))
 
 
 def logprobs(
