@@ -49,9 +49,9 @@ def test_an_unknown_command_is_refused_with_a_near_one(capsys):
 def test_a_multirun_runs_every_combination_and_a_failing_job_stops_no_other(base_cache, tmp_path):
     words = [*SMALL, f"cache_dir={base_cache}", "iterations=1", "seed=0,1"]
     # the schedule asks for no step that could be taken from nothing kept
-    done = star_exp("run", "-m", *words, "data.problems_per_iteration=60,1000", cwd=tmp_path)
-    assert done.returncode == 1  # 1,000 problems are more than the pool holds
-    assert "data.problems_per_iteration=1000 and task.train_size=200 clash" in done.stderr
+    done = star_exp("run", "-m", *words, "data.bucket=20,0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "data.bucket=0: expected at least 1" in done.stderr
     found = sorted(tmp_path.glob("outputs/debug/*/seed*/results.json"))
     assert [path.parent.name for path in found] == ["seed0", "seed1"]
     assert all(results(path.parent)["status"] == "finished" for path in found)

@@ -274,6 +274,7 @@ def test_testing_changes_nothing_of_what_is_trained(tested, small_config, tmp_pa
     assert final_weights(tmp_path) == final_weights(tested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["faithful-early-1", "faithful-mistake"])
 def test_a_run_that_was_killed_goes_on_and_samples_nothing_twice(
     tested, small_config, tmp_path, monkeypatch, phase

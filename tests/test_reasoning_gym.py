@@ -145,6 +145,7 @@ def writes(path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_what_evaluates_text_in_reasoning_gym_was_looked_at():
     """A new version may bring another scorer that runs answers: read it, then add it to RUNS."""
     import reasoning_gym
@@ -222,6 +223,7 @@ def test_no_question_is_in_two_splits_or_among_the_seed_rationales(name):
     assert len({*asked, *shown}) == len(asked) + len(shown) == 20 + 5 + 10 + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["isomorphic_strings", "list_functions"])
 def test_problems_are_the_same_in_every_process(name):
     """The one goes by the order of a set of texts, the other by the global random numbers."""

@@ -39,6 +39,7 @@ def test_greedy_samples_are_those_of_generate(policy, engine, prefix):
         assert list(sample.tokens) == theirs
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize("prefix", ["", FEW_SHOT])
 def test_samples_do_not_depend_on_the_batch_or_its_order(policy, engine, prefix):

@@ -449,6 +449,7 @@ def test_brackets_in_texts_are_no_markup(run_dir: Path):
     browse(Index(store), script, Selection(iterations=(4,)))
 
 
+@pytest.mark.slow
 def test_fifty_thousand_rollouts_are_shown_a_page_at_a_time(tmp_path: Path):
     store = RolloutStore(tmp_path / "rollouts")
     for shard in range(5):

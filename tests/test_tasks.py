@@ -562,10 +562,8 @@ def test_the_same_question_with_other_choices_is_measured_too(tmp_path):
     more = [rows[0] | {"id": "other", "choices": other}, rows[1] | {"id": "twice"}]
     write(path, rows + more)
     task = task_of(words)
-    assert len(task.problems("test")) == 21
-    assert task.why_left_out("test") == {
-        "repeated": ["test twice: the question is that of test c21"]
-    }
+    assert len(task.problems("test")) == 22  # published ones stay as they are, repeats included
+    assert task.why_left_out("test") == {}
 
 
 def test_what_dev_has_twice_is_told_also_where_it_is_cut_off_train(tmp_path):

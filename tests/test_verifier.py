@@ -498,9 +498,13 @@ def test_the_base_of_a_verifier_is_loaded_anew_to_the_bit(folder):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (Preference, {"beta": 0.0}, r"verifier\.beta=0\.0: expected more than 0"),
+        (Preference, {"beta": 0.0}, r"verifier\.module\.beta=0\.0: expected more than 0"),
         (Preference, {"score": "likelyhood"}, r"score=likelyhood: did you mean 'likelihood'"),
-        (OutcomeReward, {"lm_weight": -1.0}, r"verifier\.lm_weight=-1\.0: expected at least 0"),
+        (
+            OutcomeReward,
+            {"lm_weight": -1.0},
+            r"verifier\.module\.lm_weight=-1\.0: expected at least 0",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(folder, kind, settings, message):
