@@ -26,7 +26,7 @@ Values = Mapping[str, float]  # by problem
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="How often a picked answer is right.")
     parser.add_argument("root", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 4, 16, 64])
