@@ -100,6 +100,11 @@ def evaluate(
     """Measures, prints a table, and writes RUN_DIR/eval/<hash>/results.json, which is returned."""
     overrides, samples = _samples(overrides, samples)
     before = _config_of(run_dir)
+    if not before["callbacks"].get("evaluate"):
+        raise UserError(
+            f"{run_dir} is the run of a verifier, which writes nothing that could be measured; "
+            f"give the run that it is to pick for, and --verifier {run_dir}"
+        )
     config = _changed(before, overrides)
     config["trainer"] |= {"devices": 1, "strategy": "auto", "num_nodes": 1}  # one process measures
     config["sampling"] = _sampler(before, config, overrides)
@@ -107,6 +112,11 @@ def evaluate(
     validate(checked)
     greedy = _at(config["sampling"], 0.0)
     sampled = _of_several(config["sampling"], samples, overrides, console)
+    if verifier is not None and sampled is None:
+        raise ConfigError(
+            f"--verifier {verifier} picks one of several samples, and there is one of each "
+            "problem; add sampling.samples=16"
+        )
     task = built(config["task"])
     problems_of = _problems(task, splits, console)
     shown = checked["data"]["prompts"]["few_shot"] == "always"
@@ -132,9 +142,7 @@ def evaluate(
     trainer: pl.Trainer = build(config["trainer"], **hardware, enable_model_summary=False)
     module.to(trainer.strategy.root_device)
     draw = partial(_drawn, trainer, module, data, task, iteration)
-    picker = _picker(run_dir, config, verifier, iteration) if sampled is not None else None
-    if picker is not None:
-        picker.verifier.to(trainer.strategy.root_device)
+    picker = _picker(run_dir, verifier, module, iteration) if sampled is not None else None
     values: dict[str, float] = {}
     intervals: dict[str, Interval | None] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -147,7 +155,7 @@ def evaluate(
             found = metrics.candidates(split, several)
             sure = {name: metrics.intervals(split, several)[name] for name in found}
             if picker is not None:
-                scores = picker.scores(several, task, data.prompts)
+                scores = picker.scores(several, task)
                 probable = picker.verifier.probable
                 values |= metrics.selected(split, several, picker.name, scores, probable)
                 sure |= _of_picked(split, several, scores, picker.name)
@@ -164,25 +172,33 @@ def evaluate(
 
 
 def _picker(
-    run_dir: Path, config: dict[str, Any], verifier: Path | None, iteration: int
+    run_dir: Path, verifier: Path | None, module: LanguageModel, iteration: int
 ) -> Picker | None:
-    """The verifier that was named, or the run's own for the model of this iteration, if any."""
+    """The verifier that was named, or the run's own for the model of this iteration, if any; where
+    the module is. UserError if it can't read what the module writes."""
     own = run_dir / "verifier" / f"iter_{iteration:03d}"
     if verifier is None and not (own / "verifier.safetensors").exists():
         return None
-    source: BaseModel = build(config["model"])
-    base = source.prepare(build(_config_of(run_dir)["task"]), Path(config["cache_dir"]), _say_step)
-    return verifying.picker(verifier or own, run_dir, partial(source.load, base))
+    picker = verifying.picker(verifier or own, _say_step)
+    if picker.verifier.policy.tokenizer.get_vocab() != module.policy.tokenizer.get_vocab():
+        raise UserError(
+            f"--verifier {verifier} reads other tokens than the model of {run_dir} writes; give a "
+            "verifier of a model with the same tokenizer"
+        )
+    picker.verifier.to(module.device)
+    return picker
 
 
 def _of_picked(
     split: str, rollouts: list[Rollout], scores: list[float], name: str
 ) -> dict[str, Interval]:
-    """Intervals of best_of_k, for k up to the fewest samples of a problem."""
+    """Intervals of best_of_k, for k up to a problem's fewest samples; {} if none was judged."""
     fewest = min(len(mine) for mine in by_problem(rollouts).values())
     found = {k: metrics.best_of(rollouts, scores, k).values() for k in metrics.sizes(fewest)}
     return {
-        f"{split}/best_of_{k}/{name}": metrics.bootstrap_interval(of) for k, of in found.items()
+        f"{split}/best_of_{k}/{name}": metrics.bootstrap_interval(of)
+        for k, of in found.items()
+        if of
     }
 
 
@@ -235,6 +251,7 @@ def _to_validate(config: dict[str, Any], which: str) -> dict[str, Any]:
     return {
         **config,
         "patience": None,
+        "verifier": None,
         "data": {**config["data"], "phases": [], "general": None, "prompts": prompts},
         "callbacks": {
             "evaluate": {**callbacks["evaluate"], **evaluate},

@@ -23,6 +23,8 @@ from star_exp.callbacks.keep import MADE, SFT
 from star_exp.config.build import build
 from star_exp.data.encode import example
 from star_exp.errors import UserError
+from star_exp.models.base import BaseModel, Progress
+from star_exp.modules import packing
 from star_exp.modules.base import Load, put_trained, started_from
 from star_exp.modules.verifier import Verifier, fitting, logprobs, score
 from star_exp.prompts import Prompts
@@ -131,29 +133,48 @@ class Picker:
 
     name: str
     verifier: Verifier
+    prompts: Prompts  # that it was trained with
     sft: Load  # the reference, where its scores need one
 
-    def scores(self, rollouts: Sequence[Rollout], task: Task, prompts: Prompts) -> list[float]:
+    def scores(self, rollouts: Sequence[Rollout], task: Task) -> list[float]:
         """Of each rollout, in their order: the higher, the better."""
         policy, tokens = self.verifier.policy, fitting(self.verifier.model)
         asked = {rollout.problem: rollout.asked for rollout in rollouts}
-        before = {name: prompts.training(policy, task, each) for name, each in asked.items()}
+        before = {name: self.prompts.training(policy, task, each) for name, each in asked.items()}
         examples = [example(policy, before[rollout.problem], rollout) for rollout in rollouts]
         reference = None
         if self.verifier.needs_reference:
             model = self.sft().model.to(self.verifier.device)  # type: ignore[arg-type]
+            packing.enable(model)  # as in the fit
             reference = logprobs(model, examples, tokens)
+        packing.enable(self.verifier.model)
         return score(self.verifier, examples, tokens, reference)
 
 
-def picker(root: Path, generator: Path, base: Load) -> Picker:
-    """The verifier of a verifier's run. base: M_0. UserError where it is not finished."""
-    weights = root / "verifier.safetensors"
-    if not weights.exists():
-        raise UserError(f"{root} holds no {weights.name}: it is no verifier's run, or not finished")
-    config: Any = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))
-    kept = generator / SFT if (generator / SFT).exists() else root / MADE / SFT
-    sft = partial(started_from, base, kept)
-    verifier: Verifier = build(config["module"], base=sft)
+def picker(root: Path, progress: Progress) -> Picker:
+    """The verifier of a verifier's run, on the base model that it was made with, whichever run it
+    is to pick for. UserError where it is not finished, or where a reference that it needs is gone.
+    """
+    weights, settings = root / "verifier.safetensors", root / "config.yaml"
+    for path in (settings, weights):
+        if not path.exists():
+            raise UserError(
+                f"{root} holds no {path.name}: it is no verifier's run, or not finished; give the "
+                "folder of one that is, such as RUN_DIR/verifier/iter_004"
+            )
+    config: Any = OmegaConf.to_container(OmegaConf.load(settings))
+    source: BaseModel = build(config["model"])
+    folder = source.prepare(build(config["task"]), Path(config["cache_dir"]), progress)
+    base = partial(source.load, folder)
+    verifier: Verifier = build(config["module"], base=base)
     put_trained(verifier, weights)
-    return Picker(config["callbacks"]["score"]["name"], verifier, sft)
+    generator = Path(config["from"]) if config["from"] else root.resolve().parents[1]
+    kept = generator / SFT if (generator / SFT).exists() else root / MADE / SFT
+    if verifier.needs_reference and not kept.exists():
+        raise UserError(
+            f"{root}: its scores need G_SFT, and there is neither {generator / SFT} nor {kept}; "
+            "put the generator's run back where it was"
+        )
+    sft = partial(started_from, base, kept)
+    prompts = build(config["data"]["prompts"])
+    return Picker(config["callbacks"]["score"]["name"], verifier, prompts, sft)

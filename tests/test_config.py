@@ -294,6 +294,29 @@ def test_greedy_candidates_would_all_be_the_same():
     assert str(caught.value).endswith(f"add {where}.sampler.temperature=0.7")
 
 
+@pytest.mark.parametrize("phase", ["generate", "rationalize"])
+def test_what_begins_a_verifier_is_not_trained_on_samples(default, phase):
+    """The model that KeepSFT keeps is that of the first iteration."""
+    names = ("generate", "rationalize")
+    keep = {"_target_": "star_exp.callbacks.keep.KeepSFT"}
+    config = changed(default, "callbacks.mine", keep)
+    for name in names:
+        config = changed(config, f"callbacks.{name}.first", 1 if name == phase else 2)
+    said = rf"^callbacks\.{phase}\.first=1 and callbacks\.mine clash: .*\.first=2, or [^\n]*$"
+    with pytest.raises(ConfigError, match=said):
+        validate(config)
+    validate(changed(config, f"callbacks.{phase}.first", 2))
+    validate(changed(config, "data.phases", [name for name in names if name != phase]))
+    validate(changed(config, "callbacks.mine", None))
+
+
+def test_a_round_of_samples_before_there_is_a_generator_is_refused():
+    words = ["variant=vstar", "sampling=hot"]
+    validate(plain(compose(words)))
+    with pytest.raises(ConfigError, match=r"^callbacks\.generate\.first=1 and callbacks\.keep "):
+        validate(plain(compose([*words, "callbacks.generate.first=1"])))
+
+
 def test_general_text_is_read_before_a_run_as_far_as_a_run_reads_it(default, tmp_path):
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "a"}\n{"text": 5}\n')

@@ -21,13 +21,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from star_exp import metrics, summary
+from star_exp import metrics, summary, verifying
 from star_exp.callbacks.phase import iteration_of
 from star_exp.cli import main
+from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
 from star_exp.data.verification import VerifierData
+from star_exp.errors import UserError
 from star_exp.models.base import load
 from star_exp.records import Rollout
 from star_exp.run import run
@@ -683,6 +686,154 @@ def test_with_adapters_a_score_is_the_likelihood_under_the_merged_verifier(lora,
     assert given == likelihoods(policy, found)
 
 
+# A verifier that picks from other samples: star-exp eval
+
+
+def evaluated(folder: Path, *words: str) -> tuple[Path, dict[str, Any]]:
+    """What `star-exp eval` of four samples writes: where, and the results."""
+    assert main(["eval", str(folder), "sampling.samples=4", *words]) == 0
+    (path,) = (folder / "eval").glob("*/results.json")
+    return path.parent, json.loads(path.read_text())
+
+
+def picked_by(root: Path, found: Sequence[Rollout]) -> dict[Key, float]:
+    """What the verifier of a run gives to some rollouts of the same task."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))
+    picker = verifying.picker(root, lambda done, of: None)
+    return dict(zip(map(key, found), picker.scores(found, build(settings["task"])), strict=True))
+
+
+def scored_by(root: Path, score: str, to: Path) -> Path:
+    """A copy of a verifier's run, of which the scores are others."""
+    shutil.copytree(root, to)
+    settings: Any = OmegaConf.to_container(OmegaConf.load(to / "config.yaml"))
+    settings["module"]["score"] = score
+    OmegaConf.save(settings, to / "config.yaml")
+    return to
+
+
+@pytest.mark.parametrize("whose", ["its own", "of another run", "adapters"])
+def test_a_picker_gives_candidates_the_scores_that_the_run_wrote(whose, request):
+    """Also of a verifier by itself, below which its G_SFT lies, and of adapters on the base."""
+    if whose == "its own":
+        generator = request.getfixturevalue("folder")
+        root, last = verifier_of(generator), (3, 2)
+    elif whose == "of another run":
+        generator = root = request.getfixturevalue("alone")
+        last = (1, 2)
+    else:
+        generator = request.getfixturevalue("lora")[0]
+        root, last = generator / "verifier" / "iter_002", (2, 1)
+    iteration, passes = last
+    found = rollouts(generator, iteration, "test-candidates")
+    given = scores(root, passes, "test-candidates")
+    assert picked_by(root, found) == given
+    assert len({*given.values()}) > len(given) / 2
+
+
+@pytest.mark.parametrize("whose", ["its own", "of another run"])
+def test_a_picker_by_implicit_reward_reads_the_reference_where_it_lies(
+    whose, folder, alone, base, star, base_cache, tmp_path
+):
+    mine = whose == "its own"
+    if mine:
+        shutil.copy(folder / "sft.safetensors", tmp_path)
+        root = scored_by(verifier_of(folder), "implicit_reward", tmp_path / "verifier" / "iter_003")
+        kept, found = tmp_path / "sft.safetensors", rollouts(folder, 3, "dev-candidates")
+    else:
+        root = scored_by(alone, "implicit_reward", tmp_path / "alone")
+        kept, found = root / "sft" / "sft.safetensors", rollouts(alone, 1, "dev-candidates")
+    m_0 = base if mine else lambda: base_of(star, base_cache)
+    verifier = with_weights(m_0(), root / "verifier.safetensors")
+    sft = with_weights(m_0(), kept)
+    expected = {
+        key(each): 0.1 * (likelihood(verifier, each) - likelihood(sft, each)) for each in found
+    }
+    assert picked_by(root, found) == pytest.approx(expected, abs=1e-3)
+    kept.unlink()
+    with pytest.raises(UserError, match=r"its scores need G_SFT, and there is neither .*sft"):
+        picked_by(root, found)
+
+
+def test_eval_draws_and_picks_what_the_run_did_at_its_end(folder, tmp_path):
+    """The same seeds and weights: the same samples, and of those the same numbers."""
+    shutil.copytree(folder, mine := tmp_path / "run")
+    words = ("sampling=hot", "--splits", "dev,test")
+    where, written = evaluated(mine, *words)
+    final = results(folder)["final"]
+    for split in ("dev", "test"):
+        phase = f"{split}-candidates"
+        again, before = rollouts(where, 3, phase), rollouts(folder, 3, phase)
+        assert [(key(r), r.tokens) for r in again] == [(key(r), r.tokens) for r in before]
+        names = {name for name in final if name.startswith(f"{split}/") and name.endswith("/dpo")}
+        assert {f"{split}/best_of_4/dpo", f"{split}/weighted_majority@2/dpo"} <= names
+        assert {name: written["metrics"][name] for name in names} == {
+            name: pytest.approx(final[name]) for name in names
+        }
+
+
+def test_eval_picks_from_samples_of_another_task(folder, base, tmp_path, capsys):
+    shutil.copytree(folder, mine := tmp_path / "run")
+    where, written = evaluated(mine, "task.base=5", "--splits", "test")
+    found = rollouts(where, 3, "test-candidates")
+    assert {each.question for each in found} != {
+        each.question for each in rollouts(folder, 3, "test")
+    }
+    verifier = with_weights(base(), verifier_of(folder) / "verifier.safetensors")
+    given = {key(each): likelihood(verifier, each) for each in found}
+    assert 0 < fmean(each.correct for each in found) < 1
+    table = capsys.readouterr().out
+    for k in (1, 2, 4):
+        expected = best_by_subsets(found, given, k)
+        assert written["metrics"][f"test/best_of_{k}/dpo"] == pytest.approx(expected)
+        assert re.search(rf"best_of_{k}/dpo\W+{expected:.1%}", table)
+        interval = written["intervals"][f"test/best_of_{k}/dpo"]
+        assert interval is None or interval[0] <= expected <= interval[1]
+
+
+def test_eval_picks_by_the_verifier_that_is_named(star, alone, base_cache, tmp_path):
+    """The run has none of its own."""
+    shutil.copytree(star, mine := tmp_path / "run")
+    where, written = evaluated(mine, "--splits", "dev", "--verifier", str(alone))
+    found = rollouts(where, 1, "dev-candidates")
+    verifier = with_weights(base_of(star, base_cache), alone / "verifier.safetensors")
+    given = {key(each): likelihood(verifier, each) for each in found}
+    for k in (2, 4):
+        expected = best_by_subsets(found, given, k)
+        assert written["metrics"][f"dev/best_of_{k}/dpo"] == pytest.approx(expected)
+    shutil.rmtree(mine / "eval")
+    _, without = evaluated(mine, "--splits", "dev")
+    assert not any("best_of" in name for name in (*without["metrics"], *without["intervals"]))
+    shared = written["metrics"].keys() & without["metrics"].keys()
+    assert "dev/pass@4" in shared
+    assert all(written["metrics"][name] == without["metrics"][name] for name in shared)
+
+
+def test_eval_refuses_a_verifier_that_can_not_pick(folder, star, tmp_path, capsys):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(
+        verifier_of(folder), unfinished, ignore=shutil.ignore_patterns("verifier.safetensors")
+    )
+    shutil.copytree(star, other := tmp_path / "other")
+    tokenizer = other / "model" / "tokenizer.json"
+    known = json.loads(tokenizer.read_text())
+    vocabulary = known["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    tokenizer.write_text(json.dumps(known))
+    four, verifier = "sampling.samples=4", str(verifier_of(folder))
+    for run_dir, words, said in (
+        (folder, [four, "--verifier", str(tmp_path / "no")], "no holds no config.yaml: it is no"),
+        (folder, [four, "--verifier", str(star)], "star holds no verifier.safetensors: it is no"),
+        (folder, [four, "--verifier", str(unfinished)], "or not finished; give the folder of one"),
+        (folder, ["--verifier", verifier], "there is one of each problem; add sampling.samples=16"),
+        (verifier_of(folder), [four], "iter_003 is the run of a verifier, which writes nothing"),
+        (other, [four, "--verifier", verifier], "reads other tokens than the model of"),
+    ):
+        assert main(["eval", str(run_dir), *words]) == 1
+        assert said in capsys.readouterr().err
+        assert not (run_dir / "eval").exists()
+
+
 # Baselines
 
 
@@ -893,6 +1044,7 @@ def test_an_outcome_reward_model_scores_by_its_head_at_the_last_token(baselines,
         chance = torch.sigmoid(states[0, -1] @ weight[0] + bias[0]).item()
         judged[key(each)] = pytest.approx(chance, abs=1e-4)
     assert scores(verifier, 2, "dev-candidates") == judged
+    assert picked_by(verifier, rollouts(folder, 2, "dev-candidates")) == judged
     assert {*scores(verifier, 0, "dev-candidates").values()} == {0.5}
     final = results(folder)["final"]
     assert {"dev/ece/orm", "dev/best_of_2/orm"} <= {*final}

@@ -429,12 +429,26 @@ def _verifier(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
+KEEPS = "star_exp.callbacks.keep.KeepSFT"
 WRITES = {
     "star_exp.callbacks.generate.Generate": "generate",
     "star_exp.callbacks.generate.Rationalize": "rationalize",
     "star_exp.callbacks.generate.GoldAnswers": "answers",
     "star_exp.callbacks.generate.Solutions": "solutions",
 }
+
+
+def _kept(config: dict[str, Any]) -> Iterator[str]:
+    """Whether G_SFT, which the first iteration makes, would be trained on samples as well."""
+    keeps = [where for where, node in _callbacks(config) if node["_target_"] == KEEPS]
+    for where, node in _callbacks(config) if keeps else ():
+        first = node.get("first", 1)
+        if WRITES.get(node["_target_"]) in _sampled(config) and first < 2:
+            yield (
+                f"{where}.first={first} and {keeps[0]} clash: what is kept is the model after the "
+                "solutions alone, and its iteration would be trained on samples as well; set "
+                f"{where}.first=2, or {keeps[0]}=null"
+            )
 
 
 def _devices(config: dict[str, Any]) -> Iterator[str]:
@@ -456,7 +470,7 @@ def _select(config: dict[str, Any] | None, key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _model, _names, _batch),
-    *(_phases, _verifier, _devices, _samples, _filters, _replay, _texts),
+    *(_phases, _verifier, _kept, _devices, _samples, _filters, _replay, _texts),
 )
 TASK_CHECKS: tuple[TaskCheck, ...] = (
     *(_splits, _exemplars, _chance_hits, _curriculum, _lengths, _other_tasks),
