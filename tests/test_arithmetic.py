@@ -525,3 +525,39 @@ def test_a_length_with_too_few_problems_for_a_split_is_refused_with_what_to_do()
     with pytest.raises(ValueError, match=r"base 2.*raise task\.min_digits"):
         for split in ("train", "dev", "test"):
             list(Arithmetic(base=2, max_digits=1, train_size=10).problems(split))
+
+
+# Columns in either order
+
+
+def test_digits_of_a_column_stand_in_either_order_in_seed_rationales():
+    """1,200 rationales of one sum: all 2**3 ways, and each in an eighth of them."""
+    task, way = Arithmetic(swapped=True), "{} {} {} #883"
+    expected = {
+        way.format(*columns)
+        for columns in product(("4931", "9431"), ("2580", "5280"), ("6280", "2680"))
+    }
+    seen = Counter(task.rationale(Problem(f"train/{n}", "624+259", "883")) for n in range(1200))
+    assert seen.keys() == expected
+    assert all(abs(count - 150) < 5 * 12 for count in seen.values())  # 12: a deviation
+
+
+def test_every_order_is_right_and_no_other_column():
+    swapped, asked = Arithmetic(swapped=True), Problem("train/0", "624+259", "883")
+    assert swapped.right_steps(asked, "9431 2580 2680 #883") == [True] * 4
+    assert swapped.right_steps(asked, "9431 5270 2680 #883") == [True, False, False, False]
+    assert Arithmetic().right_steps(asked, "9431 2580 6280 #883") == [False] * 4
+
+
+def test_columns_are_swapped_in_the_scratchpad_too():
+    task = Arithmetic(format="scratchpad", swapped=True)
+    texts = {task.rationale(Problem(f"train/{n}", "624+259", "883")) for n in range(50)}
+    assert any("\n5 + 2 , 3 C: 1\n" in text for text in texts)
+    assert all(text.startswith("\n<scratch>\n6 2 4 + 2 5 9 , C: 0\n") for text in texts)
+    for text in texts:
+        assert all(task.right_steps(Problem("train/0", "624+259", "883"), text))
+
+
+def test_differences_have_an_order():
+    with pytest.raises(ValueError, match=r"task\.swapped=true and task\.operators='-' clash"):
+        Arithmetic(swapped=True, operators="-")

@@ -16,6 +16,9 @@ One problem in the two formats that a rationale can take here:
     </scratch>
     8 8 3
 
+With `swapped` the two digits of a column stand in either order in the seed rationales, 4931 or
+9431, drawn at random: then a sum of n digits has 2**n right rationales to explore.
+
 The hint of rationalization shows the answer and nothing else: `Target: 8 8 3` as in the paper, or
 `883:624+259=`, in front so that the distances from the rationale back to the operands, which a tiny
 model goes by, are the same with and without it.
@@ -25,16 +28,19 @@ decided by a hash of the sum itself, and 2+6 goes where 6+2 goes: no dev or test
 train, whatever the seeds and sizes.
 """
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from operator import and_
 from random import Random
 from typing import Literal
 
 from star_exp.records import Problem
 from star_exp.seeds import derive
-from star_exp.tasks.base import Exemplar, Task
+from star_exp.tasks.base import LINE, WORD, Exemplar, Task, step_ends, step_texts
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 HELD_OUT = {"dev": range(0, 15), "test": range(15, 30)}  # of 100 hash buckets; train has the rest
@@ -73,6 +79,7 @@ class Arithmetic(Task):
     min_digits, max_digits: operands have equally many digits, uniformly one of these lengths.
     operators: some of "+-*"; the larger operand comes first in a difference, so none is negative.
     base: of the numerals, 2 to 36.
+    swapped: whether a column's digits stand in either order in the seed rationales; for sums alone.
     train_size, dev_size, test_size, ood_size: problems of each split, spread evenly over lengths;
         train is a pool that iterations draw from. dev, test and ood hold no problem twice, so they
         are smaller where there are not that many (there are 81 sums of one digit in all).
@@ -84,6 +91,7 @@ class Arithmetic(Task):
     max_digits: int = 5
     operators: str = "+"
     base: int = 10
+    swapped: bool = False
     train_size: int = 50_000
     dev_size: int = 500
     test_size: int = 2500
@@ -103,6 +111,11 @@ class Arithmetic(Task):
             raise ValueError(f"task.operators={self.operators!r}: expected some of '+-*'")
         if len(set(self.operators)) < len(self.operators):
             raise ValueError(f"task.operators={self.operators!r} names an operator twice")
+        if self.swapped and self.operators != "+":
+            raise ValueError(
+                f"task.swapped=true and task.operators={self.operators!r} clash: the digits of a "
+                "column can stand in either order in sums alone; expected '+'"
+            )
         if not 2 <= self.base <= len(DIGITS):
             raise ValueError(f"task.base={self.base}: expected 2 to {len(DIGITS)}")
         if self.format not in FORMATS:
@@ -144,6 +157,21 @@ class Arithmetic(Task):
     def extract(self, completion: str) -> str | None:
         return self._format.extract(completion)
 
+    def steps(self, completion: str) -> list[int]:
+        return step_ends(completion, self._format.step)
+
+    def right_steps(self, problem: Problem, completion: str) -> list[bool]:
+        """Step by step the text of a reference; what goes on behind its end is wrong."""
+        sum_ = self._parse(problem)
+        rationales = [self._format.rationale(each) for each in (sum_, _swapped(sum_, lambda: True))]
+        references = [self._texts(text) for text in rationales[: 1 + self.swapped]]
+        right = {(place, step) for each in references for place, step in enumerate(each)}
+        written = enumerate(self._texts(completion))
+        return [*accumulate((step in right for step in written), and_)]
+
+    def _texts(self, text: str) -> list[str]:
+        return step_texts(text, self.steps(text))
+
     def direct(self, problem: Problem) -> str:
         return self._format.direct(problem.answer)
 
@@ -152,7 +180,11 @@ class Arithmetic(Task):
 
     def rationale(self, problem: Problem) -> str:
         """The reference rationale: what seed rationales are, and nothing that the loop sees."""
-        return self._format.rationale(self._parse(problem))
+        sum_ = self._parse(problem)
+        if self.swapped:
+            rng = Random(derive("swapped", problem.id, problem.question))
+            sum_ = _swapped(sum_, lambda: rng.random() < 0.5)
+        return self._format.rationale(sum_)
 
     def exemplars(self, per_group: int) -> list[Exemplar]:
         groups = len(self._lengths("train")) * len(self.operators)
@@ -232,6 +264,12 @@ def _rows(left: str, operator: str, right: str, base: int) -> list[Step]:
     return steps
 
 
+def _swapped(sum_: Sum, swaps: Callable[[], bool]) -> Sum:
+    """The sum with the digits of those columns in the other order that `swaps` says."""
+    steps = [replace(step, pair=step.pair[::-1]) if swaps() else step for step in sum_.steps]
+    return replace(sum_, steps=tuple(steps))
+
+
 def _ordered(left: int, right: int, operator: str) -> tuple[int, int]:
     return (max(left, right), min(left, right)) if operator == "-" else (left, right)
 
@@ -279,9 +317,13 @@ class Pool(Sequence[Problem]):
 
 
 class Format(ABC):
-    """How a sum is asked, reasoned about and answered, as text. lead: what precedes the answer."""
+    """How a sum is asked, reasoned about and answered, as text.
+
+    lead: what precedes the answer; step: with what a step of the rationale begins.
+    """
 
     lead: str
+    step: re.Pattern[str]
 
     @abstractmethod
     def prompt(self, sum_: Sum, hint: bool) -> str: ...
@@ -300,6 +342,7 @@ class Compact(Format):
     """For each column: both digits, the digit written, the carry. Then # and the answer."""
 
     lead = "#"
+    step = WORD  # a column, or the answer
 
     def prompt(self, sum_: Sum, hint: bool) -> str:
         return f"{sum_.answer}:{sum_}=" if hint else f"{sum_}="
@@ -319,6 +362,7 @@ class Scratchpad(Format):
     """The paper's, after Nye et al. 2021 (arXiv:2112.00114), for any number of digits."""
 
     lead = "\n</scratch>\n"
+    step = LINE
 
     def prompt(self, sum_: Sum, hint: bool) -> str:
         return f"Input:\n{self._expression(sum_)}\nTarget:" + (

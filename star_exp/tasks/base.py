@@ -1,10 +1,15 @@
 """What a task is. Subclass `Task`, write a YAML file in conf/task/ whose _target_ is the class."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from star_exp.records import Problem
+
+LINE = re.compile(r"^.*\S", re.MULTILINE)  # a line that holds more than blanks
+WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,21 @@ class Task(ABC):
             lenient = False
         return Judgement(answer, correct, lenient)
 
+    def steps(self, completion: str) -> list[int]:
+        """Where each step ends: offsets of characters, exclusive and increasing; [] if it's blank.
+
+        By default a step is a line, with its newline and the blank lines behind it. The last step
+        ends with the completion.
+        """
+        return step_ends(completion, LINE)
+
+    def right_steps(self, problem: Problem, completion: str) -> list[bool] | None:
+        """Of each step whether it and all before it are right; None where nobody knows.
+
+        The truth that automatic labels of steps are measured by; nothing is trained on it.
+        """
+        return None
+
     @abstractmethod
     def direct(self, problem: Problem) -> str:
         """The completion that answers at once, without a rationale (the direct baseline)."""
@@ -118,3 +138,17 @@ class Task(ABC):
     def longest_completion(self) -> int:
         """Characters of the longest reference completion, 0 where that is not known."""
         return 0
+
+
+def step_ends(completion: str, begins: re.Pattern[str]) -> list[int]:
+    """The ends of steps of which each goes from one match of `begins` to the next.
+
+    What precedes the first match belongs to the first step.
+    """
+    starts = [found.start() for found in begins.finditer(completion)]
+    return [*starts[1:], len(completion)] if starts else []
+
+
+def step_texts(completion: str, ends: Sequence[int]) -> list[str]:
+    """Each step without the blanks around it: those at its end may not have been written yet."""
+    return [completion[start:end].strip() for start, end in pairwise((0, *ends))]
