@@ -5,20 +5,16 @@ What is kept stays in its order. A filter that goes by how many samples of a pro
 (Distinct, AtMost, ...), and best in front of Correct.
 """
 
-import ast
-import operator
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from star_exp.equations import annotations, equations, holds
 from star_exp.errors import UserError
 from star_exp.records import Rollout
 
-LONGEST = 200  # characters of an expression that is evaluated
 GRAM = 3  # tokens
 
 
@@ -28,6 +24,63 @@ class Correct:
 
     def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
         return [rollout for rollout in rollouts if rollout.correct and not rollout.truncated]
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """Those with a reward above `threshold` (B-STaR, section 2.3 and appendix A.1: r > tau).
+
+    The reward is 1 for the right answer, plus what a reward model gave (config group `reward`), in
+    [-1, 1]: below a threshold of 1 it may be high enough for a wrong answer. Without a reward model
+    those above 0 are the right ones. One whose check failed has no reward.
+
+    threshold: chosen at each iteration where there is a Balance phase.
+    """
+
+    threshold: float = 0.0
+
+    def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
+        return [
+            rollout
+            for rollout in rollouts
+            if rollout.failed is None and rollout.reward > self.threshold
+        ]
+
+
+@dataclass(frozen=True)
+class TopUp:
+    """The same, the best of each problem, and only as many as are wanted: B-STaR's released code
+    (determine_hyper.py, metric_modiacc_auto.py), of which the paper says nothing.
+
+    At most m of each problem, the best-rewarded and of each text one, with the smallest m that
+    gives `per_problem` a problem on average over all that were sampled; nothing is cut off behind
+    that. For it to see all that was sampled it stands first.
+
+    The released code counts the solution that came with a problem as one more candidate, of reward
+    1: callbacks.solutions.every=true has them in every iteration.
+    """
+
+    threshold: float = 0.0
+    per_problem: float = 6.0  # 67,500 of 11,500 problems
+    most: int = 64
+
+    def __post_init__(self) -> None:
+        if self.per_problem <= 0 or self.most < 1:
+            raise ValueError(
+                f"TopUp(per_problem={self.per_problem}, most={self.most}): expected more than 0, "
+                "and at least 1"
+            )
+
+    def __call__(self, rollouts: list[Rollout]) -> list[Rollout]:
+        target = self.per_problem * len({rollout.problem for rollout in rollouts})
+        above = Distinct()(Rewarded(self.threshold)(rollouts))
+        ranks, seen = {}, Counter()
+        for rollout in sorted(above, key=lambda rollout: -rollout.reward):
+            ranks[id(rollout)] = seen[rollout.problem]
+            seen[rollout.problem] += 1
+        sizes = (sum(min(number, m) for number in seen.values()) for m in range(1, self.most + 1))
+        m = next((m for m, size in enumerate(sizes, 1) if size >= target), self.most)
+        return [rollout for rollout in above if ranks[id(rollout)] < m]
 
 
 @dataclass(frozen=True)
@@ -115,7 +168,7 @@ class EquationsHold:
         return [
             rollout
             for rollout in rollouts
-            if all(_holds(equation, self.tolerance) for equation in _annotations(rollout.text))
+            if all(holds(equation, self.tolerance) for equation in annotations(rollout.text))
         ]
 
 
@@ -254,7 +307,7 @@ def _first(texts: Sequence[str]) -> list[int]:
     """Of the texts with the same equations the first."""
     kept: dict[str, int] = {}
     for place, text in enumerate(texts):
-        kept.setdefault(_equations(text), place)
+        kept.setdefault(_key(text), place)
     return list(kept.values())
 
 
@@ -262,7 +315,7 @@ def _farthest(texts: Sequence[str]) -> list[int]:
     """Of the texts with the same equations the farthest from the others, as RFT goes about it."""
     kept: dict[str, int] = {}
     for place, text in enumerate(texts):
-        key = _equations(text)
+        key = _key(text)
         now = texts[kept.setdefault(key, place)]
         others = [texts[other] for theirs, other in kept.items() if theirs != key]
         if text != now and _summed_distance(text, others) > _summed_distance(now, others):
@@ -273,68 +326,9 @@ def _farthest(texts: Sequence[str]) -> list[int]:
 KEEP = {"first": _first, "farthest": _farthest}
 
 
-def _equations(text: str) -> str:
-    """The equations of a text in one line, without spaces; the text if it has none."""
-    return "|".join(_annotations(text) or _plain_equations(text)) or text
-
-
-def _annotations(text: str) -> list[str]:
-    """What stands between << and >>, the calculator's annotations of GSM8K."""
-    return ["".join(found.split()) for found in re.findall("<<([^<>]*)>>", text)]
-
-
-def _plain_equations(text: str) -> list[str]:
-    """What is written with digits and signs alone around an equals sign: "3 x $4 = $12": 3*4=12."""
-    text = re.sub(r"(?<=\d) ?[x\u00d7] ?(?=\d)", "*", text.replace("$", ""))
-    text = text.translate(str.maketrans("\u2212\u00f7", "-/"))
-    runs = [run.replace(" ", "").strip(".,=") for run in re.findall(r"[\d+\-*/.,()%= ]+", text)]
-    return [run for run in runs if re.search(r"\d\D*=\D*\d", run)]
-
-
-@lru_cache(maxsize=100_000)  # the samples of a problem share most of their equations
-def _holds(equation: str, tolerance: float) -> bool:
-    """Whether all sides of it are the same number."""
-    values = [_evaluate(side) for side in equation.split("=")]
-    known = [value for value in values if value is not None]
-    return 2 <= len(known) == len(values) and max(known) - min(known) < tolerance
-
-
-def _evaluate(expression: str) -> Fraction | None:
-    """The exact value of numbers joined by + - * / ( ); None if it isn't that, or has no value.
-
-    >>> _evaluate("20%*(1,000-50)")
-    Fraction(190, 1)
-    """
-    if len(expression) > LONGEST or set(expression) - set("0123456789+-*/.,()%"):
-        return None
-    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", expression)
-    plain = re.sub(r"(\d[\d.]*|\.\d+)%", r"(\1/100)", plain)
-    try:
-        return _value(ast.parse(plain, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _value(node: ast.expr) -> Fraction:
-    """ValueError for anything but numbers and the four operations."""
-    match node:
-        case ast.Constant(value=value):
-            return Fraction(str(value))
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            return _OPERATIONS[type(op)](_value(left), _value(right))
-    raise ValueError(f"{ast.unparse(node)} is no arithmetic")
-
-
-_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
+def _key(text: str) -> str:
+    """The equations of a text in one line; the text if it has none."""
+    return "|".join(equations(text)) or text
 
 
 # Distances

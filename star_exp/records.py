@@ -50,6 +50,7 @@ class Rollout:
     failed: what the checker failed with, None where it judged; then the rollout is neither right
         nor wrong, and counts as not right.
     seed: of this sample alone; weights: fingerprint of the model that wrote it.
+    scores: what reward models gave it, by name.
     """
 
     problem: str
@@ -88,3 +89,8 @@ class Rollout:
     def logprob(self) -> float:
         """Log-probability of the sampled tokens under the untempered model, in nats."""
         return sum(logprob for segment in self.segments for logprob in segment.logprobs)
+
+    @property
+    def reward(self) -> float:
+        """1 for the right answer, and what reward models gave (B-STaR, eq. 1 and 2)."""
+        return self.correct + sum(self.scores.values())

@@ -1,7 +1,7 @@
 """A run's iterations as a table in the terminal and as curves in a picture."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def picked(line: dict[str, Any], split: str):
 
 
 def draw_curves(lines: Sequence[dict[str, Any]], path: Path, head: dict[str, Any]) -> None:
-    """Accuracy by group, coverage, and diversity over iterations, as a PNG."""
+    """Accuracy by group, coverage and balance, and diversity over iterations, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -118,8 +118,13 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, head: dict[str, Any
     left.set_title("accuracy on dev (greedy)")
     _curve(middle, lines, "generate/coverage", "without a hint")
     _curve(middle, lines, "train/coverage", "with rationalization")
+    found = [re.fullmatch(r"generate/pass@(\d+)-(\d+)", name) for line in lines for name in line]
+    if several := max(filter(None, found), key=lambda each: int(each[1]), default=None):
+        label = f"{several[2]} different right ones of {several[1]}"
+        _curve(middle, lines, several[0], label)
+    _curve(middle, lines, "train/balance", "balance score", linestyle="dashed")
     middle.set_title("coverage: training problems solved")
-    for name in ("distinct_share", "distinct_4", "self_bleu"):
+    for name in ("distinct_share", "distinct_4", "self_bleu", "distinct_equations"):
         _curve(right, lines, f"generate/{name}", name)
     right.set_title("diversity of the rationales")
     for axes in (left, middle, right):
@@ -129,6 +134,46 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, head: dict[str, Any
         if axes.lines:
             axes.legend(fontsize=8)
     figure.suptitle("{variant} on {task}, {model}, seed {seed}".format_map(head))
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def draw_balance(grids: Mapping[int, Mapping[str, Any]], path: Path) -> None:
+    """The balance scores that each iteration chose from, as heat maps: temperature by threshold.
+
+    grids: of each iteration what callbacks/balance.py notes. A cross is on what was chosen.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(4, len(grids))
+    rows = -(-len(grids) // columns)
+    size = (1 + 3.2 * columns, 0.8 + 2.8 * rows)
+    figure, places = pyplot.subplots(
+        rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    lowest = min(min(map(min, grid["scores"])) for grid in grids.values())
+    highest = max(grid["score"] for grid in grids.values())
+    drawn: Any = None
+    for axes, (iteration, grid) in zip(places.flat, grids.items(), strict=False):
+        drawn = axes.imshow(
+            grid["scores"], origin="lower", aspect="auto", vmin=lowest, vmax=highest
+        )
+        hot, strict = (grid[f"{name}s"].index(grid[name]) for name in ("temperature", "threshold"))
+        axes.plot(strict, hot, marker="x", color="red", markersize=9, markeredgewidth=2)
+        axes.set_title(f"iteration {iteration}: {grid['score']:.3f}", fontsize=10)
+        for axis, values in ((axes.xaxis, grid["thresholds"]), (axes.yaxis, grid["temperatures"])):
+            every = -(-len(values) // 6)
+            shown = range(0, len(values), every)
+            axis.set_ticks(shown, [f"{values[place]:g}" for place in shown])
+    for axes in [*places.flat][len(grids) :]:
+        axes.set_axis_off()
+    figure.supxlabel("reward threshold")
+    figure.supylabel("sampling temperature")
+    figure.colorbar(drawn, ax=places, label="balance score")
     with replace_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)

@@ -14,6 +14,8 @@ from star_exp.metrics import (
     majority_at_k,
     paired_difference,
     pass_at_k,
+    pass_at_k_s,
+    reward_at_k_s,
     sizes,
     wilson_interval,
 )
@@ -88,6 +90,103 @@ def test_a_k_that_cannot_be_drawn_is_refused(k):
         pass_at_k(4, 2, k)
     with pytest.raises(ValueError, match=rf"k={k} of 4 samples: expected 1 to 4"):
         majority_at_k([R, W, W, N], k)
+
+
+# pass@k-s
+
+
+@pytest.mark.parametrize(
+    ("samples", "right", "k", "s", "expected"),
+    [
+        (4, [1, 1], 2, 2, 1 / 6),  # one of 6 pairs
+        (4, [2, 1], 2, 2, 2 / 6),  # either of the two that are the same, with the third
+        (4, [4], 4, 2, 0),  # right four times, but with one text
+        (4, [3], 4, 4, 0),
+        (4, [1, 1, 1, 1], 4, 4, 1),
+        (5, [1, 1, 1, 1], 4, 4, 1 / 5),  # all but the wrong one
+        (6, [3, 2], 5, 2, 1),  # one is left out, and each text is there still
+        (3, [], 3, 1, 0),
+        (3, [0, 2], 2, 1, 1),  # a text that wasn't sampled is none
+    ],
+)
+def test_pass_at_k_s_by_hand(samples, right, k, s, expected):
+    assert pass_at_k_s(samples, right, k, s) == pytest.approx(expected, abs=1e-15)
+
+
+def test_pass_at_k_s_over_all_subsets():
+    rng = Random(16)
+    for _ in range(60):
+        texts = rng.choices("abcdeXYZ", weights=[rng.random() for _ in range(8)], k=8)
+        texts = texts[: rng.randint(1, 8)]  # small letters are right
+        right = [texts.count(text) for text in sorted({*texts}) if text.islower()]
+        for k in range(1, len(texts) + 1):
+            different = [len({*filter(str.islower, of)}) for of in combinations(texts, k)]
+            for s in range(1, k + 1):
+                expected = sum(number >= s for number in different) / len(different)
+                found = pass_at_k_s(len(texts), right, k, s)
+                assert found == pytest.approx(expected, abs=1e-15)
+
+
+def test_one_different_right_one_is_pass_at_k_to_the_last_bit():
+    rng = Random(17)
+    for _ in range(200):
+        right = [rng.randint(1, 9) for _ in range(rng.randint(0, 9))]
+        samples = sum(right) + rng.randint(1, 40)
+        for k in sizes(samples):
+            assert pass_at_k_s(samples, right, k, 1) == pass_at_k(samples, sum(right), k)
+
+
+def found_and_drawn(samples: int, right: Sequence[int], k: int, s: int) -> float:
+    """By a table over the texts, of how many different ones were found and how many were drawn."""
+    ways = {(0, 0): 1}
+    for count in right:
+        after: dict[tuple[int, int], int] = {}
+        for (found, drawn), number in ways.items():
+            for more in range(min(count, k - drawn) + 1):
+                key = found + (more > 0), drawn + more
+                after[key] = after.get(key, 0) + number * math.comb(count, more)
+        ways = after
+    wrong = samples - sum(right)
+    hits = sum(
+        number * math.comb(wrong, k - drawn)
+        for (found, drawn), number in ways.items()
+        if found >= s
+    )
+    return float(Fraction(hits, math.comb(samples, k)))
+
+
+def test_pass_at_k_s_of_many_samples_is_exact():
+    rng = Random(18)
+    for samples in (64, 128):
+        for kinds in (1, 4, 12, 40):
+            drawn = rng.choices(range(kinds + 3), k=samples)  # 3 texts are wrong
+            right = [drawn.count(text) for text in range(kinds)]
+            for k, s in ((4, 4), (16, 2), (32, 4), (samples, 4), (samples // 2, 8)):
+                expected = found_and_drawn(samples, right, k, s)
+                assert pass_at_k_s(samples, right, k, s) == pytest.approx(expected, rel=1e-15)
+
+
+def test_pass_at_k_s_grows_with_k_and_falls_with_s():
+    for right in ([1] * 9, [5, 2, 1, 1], [12]):
+        by_s = [[pass_at_k_s(20, right, k, s) for k in range(4, 21)] for s in range(1, 5)]
+        for values, fewer in pairwise(by_s):
+            assert values == sorted(values)
+            assert all(more >= less for more, less in zip(values, fewer, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, [1], 5, 1), "k=5 of 4 samples: expected 1 to 4"),
+        ((4, [1], 3, 4), "s=4 of k=3 samples: expected 1 to 3"),
+        ((4, [1], 3, 0), "s=0 of k=3 samples"),
+        ((4, [3, 2], 3, 1), r"right=\[3, 2\] of 4 samples"),
+        ((4, [3, -1], 3, 1), r"right=\[3, -1\] of 4 samples"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pass_at_k_s(*arguments)
 
 
 # majority@k
@@ -473,6 +572,100 @@ def test_best_of_k_of_problems_has_a_bootstrap_interval_that_holds_its_mean():
     assert 0 <= low < np.mean(values) < high <= 1
     raised = {f"test/{n}": best_of_k(*problem, 1) for n, problem in enumerate(problems)}
     assert paired_difference(raised, raised) == (0, (0, 0))
+
+
+# reward@k-s
+
+
+def top_over_all_subsets(scores: list[float], flags: list[bool], k: int, s: int) -> Fraction:
+    """Of each subset the share of the sets of s best ones, by all orders of ties, all right."""
+    each = []
+    for subset in combinations(range(len(scores)), k):
+        last = sorted((scores[i] for i in subset), reverse=True)[s - 1]
+        sure = [flags[i] for i in subset if scores[i] > last]
+        tied = [flags[i] for i in subset if scores[i] == last]
+        sets = [all(rest) for rest in combinations(tied, s - len(sure))]
+        each.append(Fraction(all(sure) * sum(sets), len(sets)))
+    return sum(each, Fraction(0)) / len(each)
+
+
+@pytest.mark.parametrize(
+    ("scores", "flags", "k", "s", "expected"),
+    [
+        ([3, 2, 1], [1, 0, 1], 2, 2, 1 / 3),  # of three pairs the one without the wrong
+        ([3, 2, 1], [1, 0, 1], 3, 2, 0),  # the second-best is wrong
+        ([3, 2, 1], [1, 1, 0], 3, 2, 1),
+        ([3, 2, 1], [1, 1, 0], 2, 2, 1 / 3),
+        ([1, 1, 1], [1, 1, 0], 3, 2, 1 / 3),  # all tie: one pair of three is right
+        ([2, 1, 1], [1, 1, 0], 3, 2, 1 / 2),  # the second is one of two
+        ([2, 1, 1], [0, 1, 1], 3, 2, 0),
+        ([1, 1, 1, 1], [1, 1, 1, 1], 4, 4, 1),
+        ([-math.inf, 0.5], [1, 1], 2, 2, 1),
+    ],
+)
+def test_reward_at_k_s_by_hand(scores, flags, k, s, expected):
+    assert reward_at_k_s(scores, flags, k, s) == pytest.approx(expected)
+
+
+def test_reward_at_k_s_over_all_subsets_for_every_pattern_of_ties():
+    for many in range(1, 6):
+        for steps in product([0, 1], repeat=many - 1):  # 0: ties with the one before
+            scores = [float(score) for score in accumulate(steps, initial=0)]
+            for flags in product([False, True], repeat=many):
+                for k in range(1, many + 1):
+                    for s in range(1, k + 1):
+                        exact = float(top_over_all_subsets(scores, [*flags], k, s))
+                        assert reward_at_k_s(scores, flags, k, s) == exact
+
+
+def test_reward_at_k_1_is_best_of_k():
+    rng = Random(19)
+    for _ in range(100):
+        scores, flags = scored(rng)
+        for k in sizes(len(scores)):
+            one = reward_at_k_s(scores, flags, k, 1)
+            assert one == pytest.approx(best_of_k(scores, flags, k), abs=1e-12)
+
+
+def test_all_that_are_drawn_are_right_whatever_their_scores():
+    """With s = k no score counts: C(right, k) / C(samples, k)."""
+    rng = Random(20)
+    for _ in range(50):
+        scores, flags = scored(rng)
+        for k in sizes(len(scores)):
+            expected = math.comb(sum(flags), k) / math.comb(len(flags), k)
+            assert reward_at_k_s(scores, flags, k, k) == pytest.approx(expected)
+
+
+def test_perfect_scores_have_s_right_ones_on_top_wherever_so_many_are_drawn():
+    """Then it is pass@k-s of right ones that all differ."""
+    for right in range(13):
+        flags = [True] * right + [False] * (12 - right)
+        for k in range(1, 13):
+            for s in range(1, k + 1):
+                expected = pass_at_k_s(12, [1] * right, k, s)
+                for scores in (flags, range(12, 0, -1)):
+                    assert reward_at_k_s([*scores], flags, k, s) == pytest.approx(expected)
+
+
+def test_reward_at_k_s_of_many_agrees_with_drawing():
+    rng = Random(21)
+    scores = [float(rng.randrange(20)) for _ in range(128)]
+    flags = [rng.random() < 0.4 + score / 40 for score in scores]
+    hits = 0
+    for _ in range(20_000):
+        order = sorted(rng.sample(range(128), 32), key=lambda i: (scores[i], rng.random()))
+        hits += all(flags[i] for i in order[-4:])
+    chance = reward_at_k_s(scores, flags, 32, 4)
+    assert abs(hits / 20_000 - chance) < 4 * math.sqrt(0.25 / 20_000)
+
+
+def test_an_s_that_is_no_part_of_k_and_a_score_that_is_no_number_are_refused():
+    for k, s, message in ((2, 3, "s=3 of k=2"), (2, 0, "s=0 of k=2"), (4, 1, "k=4 of 3 samples")):
+        with pytest.raises(ValueError, match=message):
+            reward_at_k_s([1.0, 2.0, 3.0], [True, False, True], k, s)
+    with pytest.raises(ValueError, match=r"scores\[1\] is NaN"):
+        reward_at_k_s([1.0, math.nan], [True, False], 2, 1)
 
 
 def test_the_sizes_are_powers_of_two_and_all():

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from star_exp.equations import equations
 from star_exp.errors import UserError
 from star_exp.filters import (
     Agreement,
@@ -270,6 +271,23 @@ def test_expressions_have_the_value_that_python_gives_them():
 
 
 # Distinct equations
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("17+25=42:4+8+42\n4+8=12:42+12\n42+12=54\n#54", ["17+25=42", "4+8=12", "42+12=54"]),
+        ("1+1=2\n1+1=2", ["1+1=2", "1+1=2"]),
+        ("3 x $4 = <<3*4=12>>12, so << 12 - 2 = 10 >>", ["3*4=12", "12-2=10"]),
+        ("They pay 3 x $4 = $12. Of 20 there are 20 - 12 = 8 left.", ["3*4=12", "20-12=8"]),
+        ("2 + 5 , 3 C: 1", []),
+        ("49 #13", []),
+        ("x = 8 and 8 = x", []),
+        ("", []),
+    ],
+)
+def test_the_equations_of_a_text(text, expected):
+    assert equations(text) == expected
 
 
 def test_rationales_with_the_same_annotations_are_one():

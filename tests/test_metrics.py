@@ -1,18 +1,23 @@
 """Numbers counted by hand, by brute force, and by sacrebleu's own functions."""
 
+from collections import defaultdict
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import product
+from itertools import combinations, product
 from random import Random
+from statistics import fmean
 
 import pytest
 
 from star_exp.metrics import (
     METRICS,
     accuracy,
+    balance,
+    balance_score,
     bootstrap_interval,
     by_group,
     coverage,
+    distinct_equations,
     distinct_n,
     distinct_share,
     diversity,
@@ -24,7 +29,9 @@ from star_exp.metrics import (
     sampled,
     sampled_tokens,
     self_bleu,
+    several_passes,
     training,
+    wanted,
     wilson_interval,
 )
 from star_exp.records import Rollout
@@ -171,6 +178,144 @@ def test_self_bleu_of_many_texts_is_the_same_each_time_and_in_range():
     assert 0 <= value <= 1
 
 
+def test_distinct_equations_of_a_problem_by_hand():
+    """a: 1+1=2 three times and 2+1=3, b: each of two once; wrong texts and none don't count."""
+    rollouts = [
+        right("a", "1+1=2:2+1\n2+1=3\n#3"),
+        right("a", "1+1=2:2+1\n1+1=2\n#3", sample=1),
+        wrong("a", "5+5=11", sample=2),
+        right("a", "6+6=12", truncated=True, sample=3),
+        replace(right("a", "7+7=14", sample=4), failed="OSError"),
+        right("b", "so <<1+1=2>>2 and <<2*3=6>>6"),
+        right("b", "#3", sample=1),
+        right("c", "it is 8"),
+        wrong("d", "1+1=3"),
+    ]
+    assert distinct_equations(rollouts) == {"a": 2 / 4, "b": 1.0}
+
+
+def test_the_same_equation_of_two_problems_is_two():
+    """Per problem and not pooled: pooled it would be 1 of 2."""
+    rollouts = [right("a", "1+1=2"), right("b", "1+1=2")]
+    assert distinct_equations(rollouts) == {"a": 1.0, "b": 1.0}
+
+
+def test_distinct_equations_are_logged_where_there_are_several_samples_with_equations():
+    several = [right("a", "1+1=2"), right("a", "1+1=2", sample=1)]
+    assert sampled("generate", several, "coverage")["generate/distinct_equations"] == 1 / 2
+    for rollouts in (
+        several[:1],  # of one sample it would be 1
+        [right("a", "#8"), right("a", "so it is 8", sample=1)],
+        [wrong("a", "1+1=2"), wrong("a", "1+1=2", sample=1)],
+        [right("a", "1+1=2", truncated=True), wrong("a", sample=1)],
+    ):
+        assert "generate/distinct_equations" not in sampled("generate", rollouts, "coverage")
+
+
+# Balance score
+
+
+def by_the_papers_formula(selected: list[Rollout], problems: int, wanted: int) -> float:
+    """B-STaR, eq. 3, problem by problem."""
+    texts, right_ones = defaultdict(list), defaultdict(set)
+    for each in selected:
+        texts[each.problem].append(each.text)
+        right_ones[each.problem] |= {each.text} if each.correct else set()
+    scores = []
+    for problem, of in texts.items():
+        n, unique = len(of), len(right_ones[problem])
+        scores.append((unique / wanted if unique < wanted else 1) * (unique / n))
+    return sum(scores) / problems
+
+
+@pytest.mark.parametrize(
+    ("selected", "right_ones", "wanted", "expected"),
+    [
+        (6, 6, 6, 1.0),
+        (3, 3, 6, 1 / 2),
+        (6, 3, 6, 1 / 2 * 1 / 2),
+        (12, 12, 6, 1.0),  # more than are wanted count no more
+        (12, 9, 6, 9 / 12),
+        (4, 0, 6, 0.0),
+        (0, 0, 6, 0.0),
+    ],
+)
+def test_the_balance_score_of_a_problem_by_hand(selected, right_ones, wanted, expected):
+    assert balance_score(selected, right_ones, wanted) == pytest.approx(expected)
+
+
+def test_the_balance_score_counts_a_right_text_once():
+    """Three right ones, two of them the same: n' = 2, n = 4, as all that were selected count."""
+    selected = [right("a", "1 #8"), right("a", "1 #8"), right("a", "2 #8"), wrong("a")]
+    assert balance(selected, 1, wanted=2) == 1.0 * 2 / 4
+    assert balance(selected, 1, wanted=4) == 2 / 4 * 2 / 4
+
+
+def test_the_same_text_for_another_problem_is_another():
+    assert balance([right("a", "#8"), right("b", "#8")], 2, wanted=1) == 1.0
+
+
+def test_the_balance_score_is_capped_for_each_problem():
+    """One problem has more than enough and one too few: pooled, they would be enough."""
+    many = [right("a", f"{n} #8") for n in range(7)]
+    assert balance([*many, right("b")], 2, wanted=4) == (1 + 1 / 4) / 2
+
+
+def test_the_balance_score_is_a_mean_over_problems_and_not_of_what_is_pooled():
+    """1 of 1 and 1 of 4: 5/8 each problem alike, and pooled 2 of 5."""
+    selected = [right("a"), right("b"), *(wrong("b", f"{n}") for n in range(3))]
+    assert balance(selected, 2, wanted=1) == (1 + 1 / 4) / 2
+
+
+def test_n_is_what_was_selected_and_not_what_was_sampled():
+    """To drop a wrong one raises it, though as many were sampled."""
+    sampled_ones = [right("a"), *(wrong("a", f"{n}") for n in range(3))]
+    assert balance(sampled_ones, 1, wanted=1) == 1 / 4
+    assert balance(sampled_ones[:2], 1, wanted=1) == 1 / 2
+    assert balance(sampled_ones[:1], 1, wanted=1) == 1.0
+
+
+def test_problems_of_which_nothing_was_selected_count_0_or_are_left_out():
+    assert balance([right("a")], 4, wanted=1) == 1 / 4
+    assert balance([right("a")], 4, wanted=1, empty="left_out") == 1.0
+    assert balance([], 4, wanted=1) == balance([], 4, wanted=1, empty="left_out") == 0.0
+
+
+def test_what_was_cut_off_is_not_right_and_what_failed_was_not_selected():
+    selected = [right("a"), right("a", "1 #8", truncated=True), failed("a")]
+    assert balance(selected, 1, wanted=1) == 1 / 2
+    assert balance([failed("b")], 1, wanted=1) == 0.0
+
+
+def test_the_balance_score_is_that_of_the_papers_formula():
+    rng = Random(4)
+    for _ in range(50):
+        selected = [
+            rng.choice([right, wrong])(f"train/{rng.randrange(9)}", f"{rng.randrange(5)} #8")
+            for _ in range(rng.randrange(40))
+        ]
+        for enough in (1, 3, 6):
+            expected = by_the_papers_formula(selected, 10, enough)
+            assert balance(selected, 10, enough) == pytest.approx(expected)
+            assert balance(selected[::-1], 10, enough) == pytest.approx(expected)
+
+
+def test_what_is_wanted_of_a_problem_is_rounded_up():
+    assert wanted(67_500, 11_500) == wanted(13_500, 2_627) == 6  # MATH and APPS
+    assert wanted(12, 4) == 3 and wanted(13, 4) == 4 and wanted(1, 100) == 1
+
+
+def test_counts_that_cannot_be_of_a_balance_score_are_refused():
+    with pytest.raises(ValueError, match="3 right of 2 selected"):
+        balance_score(2, 3, 1)
+    with pytest.raises(ValueError, match="0 wanted"):
+        balance_score(2, 1, 0)
+    with pytest.raises(ValueError, match="2 problems among the selected, of 1 that"):
+        balance([right("a"), right("b")], 1, wanted=1)
+    with pytest.raises(ValueError, match="0 samples of 5 problems"):
+        wanted(0, 5)
+
+
 # Several samples, and intervals
 
 
@@ -207,6 +352,7 @@ def test_what_could_not_be_judged_is_neither_right_nor_wrong():
         assert intervals("dev", all_of_them)["dev/pass@2"] == bootstrap_interval([1, 0])
         assert "dev/accuracy/digits=3" not in values
         assert [*per_problem(all_of_them)["accuracy"]] == ["dev/0", "dev/1"]
+        assert not several_passes(all_of_them, 2, 2)  # of none are two judged
     alone = sampled("dev", unknown, "accuracy")
     assert alone["dev/check_failed"] == 1 and "dev/accuracy" not in alone
     assert accuracy(unknown) == coverage(unknown) == 0 and intervals("dev", unknown) == {}
@@ -240,12 +386,54 @@ def test_one_sample_is_neither_pass_nor_majority():
 
 
 def test_several_samples_are_measured_for_powers_of_two_and_all():
-    rollouts = [right("dev/0", sample=n) for n in range(6)]
+    rollouts = [right("dev/0", f"{n} #8", sample=n) for n in range(6)]
     rollouts += [wrong("dev/1", sample=n) for n in range(7)]
     values = sampled("dev", rollouts, "accuracy")
+    names = [f"{what}@{k}" for what in ("pass", "majority") for k in (1, 2, 4, 6)]
     assert {name: value for name, value in values.items() if "@" in name} == {
-        f"dev/{what}@{k}": 1 / 2 for what in ("pass", "majority") for k in (1, 2, 4, 6)
+        f"dev/{name}": 1 / 2 for name in [*names, "pass@4-4", "pass@6-4"]
     }
+
+
+def test_right_ones_with_the_same_text_are_one():
+    """4 of 5 are right. Of 3 texts there are never 4; of 4 texts in one of the 5 subsets of 4."""
+    for last, expected in (("3 #8", 0.0), ("4 #8", 1 / 5)):
+        texts = ["1 #8", "2 #8", "3 #8", last]
+        rollouts = [right("dev/0", text, sample=n) for n, text in enumerate(texts)]
+        rollouts.append(wrong("dev/0", sample=4))
+        values = sampled("dev", rollouts, "accuracy")
+        assert values["dev/pass@4-4"] == pytest.approx(expected)
+        assert values["dev/pass@4"] == 1.0
+        assert intervals("dev", rollouts)["dev/pass@4-4"] == (expected, expected)
+
+
+def test_several_right_ones_are_the_mean_over_all_subsets_of_each_problem():
+    rng = Random(5)
+    rollouts = [
+        rng.choice([right, right, wrong])(f"dev/{n % 3}", f"{rng.randrange(4)} #8", sample=n // 3)
+        for n in range(18)
+    ]
+    parts = [[each for each in rollouts if each.problem == f"dev/{n}"] for n in range(3)]
+    for k, s in ((2, 2), (4, 3), (6, 4)):
+        expected = [
+            fmean(len({r.text for r in of if r.correct}) >= s for of in combinations(part, k))
+            for part in parts
+        ]
+        assert [*several_passes(rollouts, k, s).values()] == pytest.approx(expected)
+
+
+def test_what_was_cut_off_is_not_one_of_several_right_ones():
+    rollouts = [right("dev/0", f"{n} #8", sample=n, truncated=n == 0) for n in range(4)]
+    assert several_passes(rollouts, 4, 4) == {"dev/0": 0.0}
+    assert several_passes(rollouts, 4, 3) == {"dev/0": 1.0}
+
+
+def test_a_problem_with_too_few_judged_for_several_right_ones_is_left_out():
+    rollouts = [right("a", f"{n} #8", sample=n) for n in range(4)]
+    rollouts += [*(right("b", f"{n} #8", sample=n) for n in range(3)), failed("b", sample=3)]
+    assert several_passes(rollouts, 4, 4) == {"a": 1.0}
+    assert sampled("dev", rollouts, "accuracy")["dev/pass@4-4"] == 1.0
+    assert "dev/pass@4-4" not in sampled("dev", rollouts[4:], "accuracy")
 
 
 def test_pass_at_1_majority_at_1_and_accuracy_are_one_number_and_coverage_is_pass_at_n():
@@ -383,10 +571,16 @@ def test_without_rationalization_its_coverage_is_absent_and_not_zero():
 
 
 def test_everything_that_is_logged_is_registered():
-    more = [rollout(groups={"digits": "1", "operator": "+"}, sample=sample) for sample in (2, 3)]
+    of_both = {"digits": "1", "operator": "+"}
+    more = [
+        rollout(f"train/{problem}", f"{sample}+1={sample + 1}", groups=of_both, sample=sample)
+        for problem in range(3)
+        for sample in (2, 3)
+    ]
     both = [*more, *ROLLOUTS]
     names = {name for phase, split in ASKED for name in sampled(phase, both, split)}
     names |= set(training(both, both, problems=4))
+    assert {"dev/pass@4-4", "generate/distinct_equations", "ood/svamp/pass@4-4"} <= names
     assert {"dev/pass@2", "ood/svamp/majority@2", "ood/svamp/accuracy/operator=+"} <= names
     for name in names:
         assert fnmatchcase(name, metric(name).name)
@@ -419,6 +613,13 @@ def test_a_group_is_found_by_its_pattern():
     ("name", "registered"),
     [
         ("dev/pass@4", "dev/pass@*"),
+        ("dev/pass@16-4", "dev/pass@*-*"),
+        ("ood/svamp/pass@128-4", "ood/*/pass@*-*"),
+        ("dev/reward@32-4/dpo", "dev/reward@*-*/*"),
+        ("dev/reward@32-4/likelihood", "dev/reward@*-*/*"),
+        ("test/distinct_equations", "test/distinct_equations"),
+        ("balance/score", "balance/score"),
+        ("balance/score/temperature=0.8", "balance/score/*"),
         ("generate/majority@16", "generate/majority@*"),
         ("ood/svamp/accuracy", "ood/*/accuracy"),
         ("ood/svamp/pass@2", "ood/*/pass@*"),

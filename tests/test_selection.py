@@ -4,14 +4,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise, permutations
 from random import Random
 from statistics import fmean
 
 import pytest
 
 from star_exp import metrics
-from star_exp.metrics.selection import best_of
+from star_exp.metrics.selection import best_of, several_best_of
 from star_exp.records import Rollout
 from tests.rollouts import right, rollout, wrong
 
@@ -19,7 +19,10 @@ SIZES = (1, 2, 4, 6)  # of six candidates
 
 
 def drawn(seed: int, problems: int = 3, samples: int = 6, cut: float = 0.2) -> list[Rollout]:
-    """Candidates in a mixed order: right, wrong with one of three answers or none, cut off."""
+    """Candidates in a mixed order: right, wrong with one of three answers or none, cut off.
+
+    The right ones are of eight texts.
+    """
     rng, found = Random(seed), []
     for problem in range(problems):
         for sample in range(samples):
@@ -27,7 +30,7 @@ def drawn(seed: int, problems: int = 3, samples: int = 6, cut: float = 0.2) -> l
             if rng.random() < cut:
                 found.append(wrong(answer=rng.choice(["8", None]), truncated=True, **of))
             elif rng.random() < 0.4:
-                found.append(right(**of))
+                found.append(right(text=f"{rng.randrange(8)} #8", **of))
             else:
                 found.append(wrong(answer=rng.choice(["7", "9", "10", None]), **of))
     rng.shuffle(found)
@@ -121,13 +124,79 @@ def test_a_text_that_was_cut_off_comes_last_whatever_its_score():
 def test_pass_and_majority_at_k_are_the_means_over_all_subsets(seed):
     rollouts = drawn(seed)
     values = metrics.candidates("dev", rollouts)
-    assert {*values} == {f"dev/{name}@{k}" for name in ("pass", "majority") for k in SIZES}
+    names = {f"{name}@{k}" for name in ("pass", "majority") for k in SIZES}
+    assert {*values} == {f"dev/{name}" for name in names | {"pass@4-4", "pass@6-4"}}
     ones = [1.0] * len(rollouts)
     for k in SIZES:
         passed = over_subsets(rollouts, ones, k, lambda of: any(r.correct for r, _ in of))
         assert values[f"dev/pass@{k}"] == pytest.approx(fmean(passed.values()))
         most = over_subsets(rollouts, ones, k, voted)
         assert values[f"dev/majority@{k}"] == pytest.approx(fmean(most.values()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pass_at_k_s_is_the_mean_over_all_subsets(seed):
+    rollouts = drawn(seed, problems=6, samples=7, cut=0.05)
+    ones = [1.0] * len(rollouts)
+    values = metrics.candidates("dev", rollouts)
+    for k in (4, 7):
+        many = over_subsets(rollouts, ones, k, lambda of: different(of) >= 4)
+        assert values[f"dev/pass@{k}-4"] == pytest.approx(fmean(many.values()))
+
+
+def different(subset: Sequence[tuple[Rollout, float]]) -> int:
+    return len({each.text for each, _ in subset if each.correct})
+
+
+def all_right(s: int):
+    """The share of all orders of ties in which the s best-scored of a subset are right."""
+
+    def share(subset: Sequence[tuple[Rollout, float]]) -> float:
+        scored_ones = [(-math.inf if r.truncated else score, r.correct) for r, score in subset]
+        orders = [
+            order
+            for order in permutations(scored_ones)
+            if all(one[0] >= other[0] for one, other in pairwise(order))
+        ]
+        return fmean(all(flag for _, flag in order[:s]) for order in orders)
+
+    return share
+
+
+@pytest.mark.parametrize("kinds", [LOGS, CHANCES, (0.5,)])
+@pytest.mark.parametrize("seed", range(2))
+def test_reward_at_k_s_is_the_mean_over_all_subsets_and_orders_of_ties(seed, kinds):
+    rollouts = drawn(seed, samples=5)
+    scores = scored(rollouts, seed, kinds)
+    for k, s in ((2, 2), (4, 2), (4, 4), (5, 3)):
+        expected = over_subsets(rollouts, scores, k, all_right(s))
+        assert several_best_of(rollouts, scores, k, s) == pytest.approx(expected)
+    values = metrics.selected("dev", rollouts, "prm", scores)
+    assert {name for name in values if "reward" in name} == {
+        "dev/reward@4-4/prm",
+        "dev/reward@5-4/prm",
+    }
+    for k in (4, 5):
+        expected = fmean(over_subsets(rollouts, scores, k, all_right(4)).values())
+        assert values[f"dev/reward@{k}-4/prm"] == pytest.approx(expected)
+
+
+def test_reward_at_k_s_asks_for_right_ones_and_not_for_different_ones():
+    rollouts = [right("a", sample=n) for n in range(4)]
+    values = metrics.selected("dev", rollouts, "prm", [0.1, 0.2, 0.3, 0.4])
+    assert values["dev/reward@4-4/prm"] == 1.0
+    assert metrics.candidates("dev", rollouts)["dev/pass@4-4"] == 0.0
+
+
+def test_without_a_verifier_there_is_no_reward_at_k_s():
+    """With the answer alone as reward it would be pass@k-s."""
+    rollouts = drawn(0)
+    for values in (
+        metrics.candidates("dev", rollouts),
+        metrics.sampled("dev", rollouts, "accuracy"),
+        metrics.per_problem(rollouts),
+    ):
+        assert not [name for name in values if "reward" in name]
 
 
 def test_pass_at_1_is_the_share_of_samples_that_are_right():
@@ -249,7 +318,7 @@ def test_k_goes_up_to_the_fewest_candidates_that_a_problem_has():
         *(wrong("b", sample=n) for n in range(3)),
     ]
     values = metrics.candidates("dev", rollouts)
-    assert {name.partition("@")[2] for name in values} == {"1", "2", "3"}
+    assert {name.partition("@")[2] for name in values} == {"1", "2", "3"}  # and no 3-4
     picked = metrics.selected("dev", rollouts, "x", [0.5] * 8)
     assert {name for name in picked if "best_of" in name} == {
         f"dev/best_of_{k}/x" for k in (1, 2, 3)
@@ -267,6 +336,17 @@ def test_what_could_not_be_checked_is_neither_right_nor_wrong():
         assert values[f"dev/{name}"] == known[f"dev/{name}"]
     assert values["dev/best_of_3/x"] == known["dev/best_of_2/x"] == 1.0
     assert metrics.candidates("dev", rollouts)["dev/pass@1"] == values["dev/best_of_1/x"] == 0.5
+
+
+def test_a_problem_of_which_too_few_could_be_checked_is_left_out_of_reward_at_k_s():
+    rollouts = [right("a", sample=n) for n in range(4)]
+    unknown = replace(wrong("b", sample=3), failed="TimeoutError")
+    rollouts += [*(right("b", sample=n) for n in range(3)), unknown]
+    scores = [0.5] * 8
+    assert several_best_of(rollouts, scores, 4, 4) == {"a": 1.0}
+    assert metrics.selected("dev", rollouts, "x", scores)["dev/reward@4-4/x"] == 1.0
+    alone = metrics.selected("dev", rollouts[4:], "x", scores[4:])
+    assert "dev/best_of_4/x" in alone and "dev/reward@4-4/x" not in alone
 
 
 def test_where_nothing_could_be_checked_there_are_no_metrics():

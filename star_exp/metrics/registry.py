@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """name: `phase/what`; a * stands for a group of the task (digits=4), a k or another task.
+    """name: `phase/what`; a * stands for a group of the task (digits=4), a k, an s or another task.
 
     better: "up", "down" or "" where neither is better. axis: what it is plotted over.
     """
@@ -30,6 +30,12 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
             "up",
             f"{whose}: share in which a looser reading finds the right answer",
         ),
+        Metric(  # in front of pass@*, whose * would stand for 16-4
+            f"{phase}/pass@*-*",
+            "share",
+            "up",
+            f"{whose}: chance that s of k samples are right and different (B-STaR, Pass@K-S)",
+        ),
         Metric(
             f"{phase}/pass@*",
             "share",
@@ -41,6 +47,13 @@ def _sampled(phase: str, whose: str) -> list[Metric]:
             "share",
             "up",
             f"{whose}: chance that the commonest answer of k samples is right (Wang et al. 2022)",
+        ),
+        Metric(
+            f"{phase}/distinct_equations",
+            "share",
+            "up",
+            f"{whose}: distinct equations over all in the right texts of a problem (Wu et al. "
+            "2024), its mean over problems that have one; where there are several samples",
         ),
         Metric(f"{phase}/problems", "problems", "", f"{whose}: how many there are"),
         Metric(
@@ -87,6 +100,12 @@ def _selected(phase: str) -> list[Metric]:
             "share",
             "up",
             f"{of}: chance that the best-scored of k is right (V-STaR, eq. 3)",
+        ),
+        Metric(
+            f"{phase}/reward@*-*/*",
+            "share",
+            "up",
+            f"{of}: chance that the s best-scored of k are all right (B-STaR, Reward@K-S)",
         ),
         Metric(
             f"{phase}/weighted_majority@*/*",
@@ -148,6 +167,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/coverage", "share", "up", "training problems with a right rationale, either way"),
     Metric("train/coverage/*", "share", "up", "the same for one group of problems"),
     Metric("train/examples", "rollouts", "", "rollouts that passed the filters"),
+    Metric(
+        "train/balance",
+        "share",
+        "up",
+        "B-STaR's balance score of what was trained on: min(n'/n*, 1) n'/n of n selected rollouts "
+        "of a problem, n' of them right and different, n* wanted; its mean over all problems drawn",
+    ),
     Metric("train/kept/*", "rollouts", "", "rollouts that this filter left, of those before it"),
     Metric("train/problems", "problems", "", "problems that the rollouts which passed are of"),
     Metric("train/steps", "steps", "", "optimizer steps of this iteration"),
@@ -189,6 +215,29 @@ METRICS: tuple[Metric, ...] = (
     *_evaluated("test", "held-out test problems"),
     *_evaluated("ood", "problems of a kind that was not trained on"),
     *_evaluated("ood/*", "problems of another task"),
+    Metric("balance/temperature", "1", "", "sampling temperature that was chosen"),
+    Metric("balance/threshold", "1", "", "reward above which rollouts are kept, as it was chosen"),
+    Metric(
+        "balance/score",
+        "share",
+        "up",
+        "balance score (train/balance) of what was chosen, on the training problems that it was "
+        "chosen with",
+    ),
+    Metric("balance/score/*", "share", "up", "the highest of one temperature, at any threshold"),
+    Metric("balance/tokens", "tokens", "", "tokens sampled to choose"),
+    Metric("balance/prompt_tokens", "tokens", "", "tokens read before sampling to choose"),
+    Metric("balance/seconds", "s", "down", "wall time of choosing"),
+    Metric(
+        "steps/label_accuracy",
+        "share",
+        "up",
+        "automatic labels of steps: share that is true, where the task knows",
+    ),
+    Metric("steps/right", "share", "", "automatic labels of steps: share of steps labelled right"),
+    Metric("steps/labelled", "steps", "", "automatic labels of steps: how many there are"),
+    Metric("completions/tokens", "tokens", "", "tokens sampled to label steps by completing them"),
+    Metric("completions/seconds", "s", "down", "wall time of completing steps"),
     Metric("score/seconds", "s", "down", "wall time of a verifier's scoring"),
     Metric("general/perplexity", "1", "down", "perplexity a token of held-out general text"),
     Metric(
@@ -218,18 +267,18 @@ METRICS: tuple[Metric, ...] = (
         "cost/tokens",
         "tokens",
         "",
-        "tokens sampled in generate and rationalize, without their prompts, and trained on, with "
-        "theirs (train/tokens), since the start; what is sampled of dev, test, ood, other tasks, "
-        "candidates and diagnostics, and a base model made on the spot, is out",
+        "tokens sampled in generate, rationalize and balance, without their prompts, and trained "
+        "on, with theirs (train/tokens), since the start; what is sampled of dev, test, ood, other "
+        "tasks, candidates and diagnostics, and a base model made on the spot, is out",
     ),
     Metric(
         "cost/flops",
         "FLOP",
         "",
-        "of the same and of the prompts of generate and rationalize, since the start: 2N a token "
-        "read or sampled and 6N a trained one (4N with adapters alone; 2N more with a KL to the "
-        "base model); each prompt counts whole for each sample, though shared beginnings are read "
-        "once",
+        "of the same and of the prompts of generate, rationalize and balance, since the start: 2N "
+        "a token read or sampled and 6N a trained one (4N with adapters alone; 2N more with a KL "
+        "to the base model); each prompt counts whole for each sample, though shared beginnings "
+        "are read once",
     ),
     Metric(
         "cost/seconds",
@@ -247,7 +296,10 @@ METRICS: tuple[Metric, ...] = (
 
 
 def metric(name: str) -> Metric:
-    """The metric of this name; `dev/pass@4` by its pattern `dev/pass@*`. KeyError if none."""
+    """The metric of this name; `dev/pass@4` by its pattern `dev/pass@*`, the first that fits.
+
+    KeyError if none does.
+    """
     for candidate in METRICS:
         if candidate.name == name or _pattern(candidate.name).fullmatch(name):
             return candidate
@@ -272,8 +324,9 @@ def markdown() -> str:
         "Made from `star_exp.metrics.METRICS` by `python -m star_exp.metrics`; do not edit.",
         "`/*` stands for the groups of the task, such as `digits=4`, and `ood/*/` for another",
         "task, as in `ood/svamp/accuracy`. `@*` is the number k of samples drawn of each problem:",
-        "1, 2, 4, ... and all of them, where there are several. Evaluations are greedy, with one",
-        "sample of each problem, unless their sampler says otherwise.",
+        "1, 2, 4, ... and all of them, where there are several; `@*-*` is k and s: `pass@16-4`.",
+        "Evaluations are greedy, with one sample of each problem, unless their sampler says",
+        "otherwise.",
         "",
         "| name | unit | better | x axis | meaning |",
         "|---|---|---|---|---|",

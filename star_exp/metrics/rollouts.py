@@ -10,21 +10,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from star_exp.checking.numbers import bare
+from star_exp.equations import equations
 from star_exp.metrics.estimators import (
     bootstrap_interval,
     majority_at_k,
     pass_at_k,
+    pass_at_k_s,
     sizes,
     wilson_interval,
 )
 from star_exp.records import Rollout
 from star_exp.store import by_problem
 
+SEVERAL = 4  # s of pass@k-s and reward@k-s, as B-STaR measures them
+
 
 def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, float]:
     """The metrics of one phase's rollouts; {} if there are none, never zeros.
 
-    pass@k and majority@k are among them where every problem has two samples or more.
+    Where every problem has two samples or more, what these say is among them: see `of_several`.
     split: the metric that is also given for each group of problems: "accuracy" or "coverage".
     """
     if not rollouts:
@@ -42,7 +46,7 @@ def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, fl
         function = {"accuracy": accuracy, "coverage": coverage}[split]
         values |= {"accuracy": accuracy(known), "lenient_accuracy": lenient_accuracy(known)}
         values |= {split: function(known)}
-        values |= {name: fmean(of.values()) for name, of in _of_several(rollouts).items()}
+        values |= {name: fmean(of.values()) for name, of in of_several(rollouts).items()}
         values |= {f"{split}/{group}": function(part) for group, part in by_group(known).items()}
     return {f"{phase}/{name}": value for name, value in values.items()}
 
@@ -58,12 +62,26 @@ def per_problem(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
     return {
         "accuracy": {problem: accuracy(part) for problem, part in problems.items()},
         "lenient_accuracy": {problem: lenient_accuracy(part) for problem, part in problems.items()},
-        **_of_several(rollouts),
+        **of_several(rollouts),
     }
 
 
+def of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
+    """pass@k, pass@k-s, majority@k and distinct equations of each problem; k up to the fewest
+    samples. {} if that is one, and without what no problem has."""
+    fewest = min(len(part) for part in by_problem(rollouts).values())
+    ks = sizes(fewest) if fewest > 1 else []
+    found = {
+        **{f"pass@{k}": passes(rollouts, k) for k in ks},
+        **{f"pass@{k}-{SEVERAL}": several_passes(rollouts, k, SEVERAL) for k in ks if k >= SEVERAL},
+        **{f"majority@{k}": majorities(rollouts, k) for k in ks},
+        "distinct_equations": distinct_equations(rollouts) if ks else {},
+    }
+    return {name: of for name, of in found.items() if of}
+
+
 def intervals(phase: str, rollouts: Sequence[Rollout]) -> dict[str, tuple[float, float]]:
-    """95% intervals, over problems, of accuracy (of each group too), pass@k and majority@k.
+    """95% intervals, over problems, of accuracy (of each group too) and of `of_several`.
 
     Wilson's where each problem has one sample, for it holds near 0 and 1 too, where the bootstrap
     of flags has no width; else the bootstrap's. {} if there are none.
@@ -88,6 +106,25 @@ def passes(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
         problem: pass_at_k(len(part), sum(rollout.correct for rollout in part), size)
         for problem, part, size in _drawn(rollouts, k)
     }
+
+
+def several_passes(rollouts: Sequence[Rollout], k: int, s: int) -> dict[str, float]:
+    """pass@k-s of each problem, in which texts tell right ones apart; otherwise as `passes`.
+
+    A problem of which fewer than `s` could be judged is left out.
+    """
+    return {
+        problem: pass_at_k_s(len(part), [*right_texts(part).values()], size, s)
+        for problem, part, size in _drawn(rollouts, k)
+        if size >= s
+    }
+
+
+def right_texts(rollouts: Sequence[Rollout]) -> Counter[str]:
+    """The different texts that are right and were not cut off, and how often each was sampled."""
+    return Counter(
+        rollout.text for rollout in rollouts if rollout.correct and not rollout.truncated
+    )
 
 
 def majorities(rollouts: Sequence[Rollout], k: int) -> dict[str, float]:
@@ -197,6 +234,22 @@ def self_bleu(texts: Sequence[tuple[int, ...]], hypotheses: int = 50) -> float |
     return sum(scores) / len(scores) / 100
 
 
+def distinct_equations(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Distinct equations over all equations of right texts, for each problem that has any.
+
+    Wu et al. 2024; B-STaR (arXiv:2412.17256, section 2.2). One text alone says little: 1, mostly.
+    """
+    found = {}
+    for problem, part in by_problem(judged(rollouts)).items():
+        written: Counter[str] = Counter()
+        for text, number in right_texts(part).items():
+            for equation in equations(text):
+                written[equation] += number
+        if written:
+            found[problem] = len(written) / written.total()
+    return found
+
+
 def _drawn(rollouts: Sequence[Rollout], k: int) -> Iterator[tuple[str, list[Rollout], int]]:
     """Each problem, its judged rollouts, and how many of these are drawn: `k`, or all if fewer."""
     for problem, part in by_problem(rollouts).items():
@@ -204,16 +257,6 @@ def _drawn(rollouts: Sequence[Rollout], k: int) -> Iterator[tuple[str, list[Roll
             raise ValueError(f"{problem}: k={k} of {len(part)} samples: expected 1 to {len(part)}")
         if known := judged(part):
             yield problem, known, min(k, len(known))
-
-
-def _of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
-    """pass@k and majority@k of each problem, k up to the fewest samples; {} if that is one."""
-    fewest = min(len(part) for part in by_problem(rollouts).values())
-    ks = sizes(fewest) if fewest > 1 else []
-    return {
-        **{f"pass@{k}": passes(rollouts, k) for k in ks},
-        **{f"majority@{k}": majorities(rollouts, k) for k in ks},
-    }
 
 
 def _interval_of_flags(flags: Iterable[float]) -> tuple[float, float]:

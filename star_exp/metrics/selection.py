@@ -8,8 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from star_exp.metrics.calibration import auc, auc_within, ece
-from star_exp.metrics.estimators import best_of_k, sizes, weighted_majority_at_k
-from star_exp.metrics.rollouts import judged, majorities, passes, vote
+from star_exp.metrics.estimators import (
+    best_of_k,
+    reward_at_k_s,
+    sizes,
+    weighted_majority_at_k,
+)
+from star_exp.metrics.rollouts import SEVERAL, judged, of_several, vote
 from star_exp.records import Rollout
 from star_exp.seeds import derive
 from star_exp.store import by_problem
@@ -18,15 +23,12 @@ DRAWS = 200  # subsets of a problem's candidates, for what has no closed form
 
 
 def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """pass@k and majority@k of several samples of each problem; {} if none was judged.
+    """What several samples of each problem say, as `of_several`; {} if none was judged.
 
     Not `accuracy`, which is that of one greedy sample.
     """
-    values = {}
-    for k in _sizes(rollouts):
-        values[f"{split}/pass@{k}"] = fmean(passes(rollouts, k).values())
-        values[f"{split}/majority@{k}"] = fmean(majorities(rollouts, k).values())
-    return values
+    found = of_several(rollouts) if judged(rollouts) else {}
+    return {f"{split}/{name}": fmean(of.values()) for name, of in found.items()}
 
 
 def selected(
@@ -51,6 +53,8 @@ def selected(
         values[f"ece/{verifier}"] = ece(known, right)
     for k in _sizes(rollouts):
         values[f"best_of_{k}/{verifier}"] = fmean(best_of(rollouts, scores, k).values())
+        if best := several_best_of(rollouts, scores, k, SEVERAL):
+            values[f"reward@{k}-{SEVERAL}/{verifier}"] = fmean(best.values())
         votes = _weighted_majorities(rollouts, scores, k, probable)
         values[f"weighted_majority@{k}/{verifier}"] = fmean(votes)
     return {f"{split}/{name}": value for name, value in values.items() if not math.isnan(value)}
@@ -65,6 +69,20 @@ def best_of(rollouts: Sequence[Rollout], scores: Sequence[float], k: int) -> Map
     return {
         mine[0].problem: best_of_k(_finished(mine, part), [r.correct for r in mine], size)
         for mine, part, size in _drawn(rollouts, scores, k)
+    }
+
+
+def several_best_of(
+    rollouts: Sequence[Rollout], scores: Sequence[float], k: int, s: int
+) -> Mapping[str, float]:
+    """Of each problem: the chance that the `s` best-scored of k of its candidates are all right.
+
+    The rest is as in `best_of`; a problem of which fewer than `s` could be judged is left out.
+    """
+    return {
+        mine[0].problem: reward_at_k_s(_finished(mine, part), [r.correct for r in mine], size, s)
+        for mine, part, size in _drawn(rollouts, scores, k)
+        if size >= s
     }
 
 
