@@ -339,7 +339,7 @@ def test_a_phase_samples_with_merged_weights(folders, monkeypatch):
     module, seen = module_of(source(folders("llama"), lora=LORA), folders("llama")), []
     layer: Any = module.model.get_submodule("model.layers.0.mlp.up_proj")
     monkeypatch.setattr(sampling, "write_phase", lambda *_, **__: seen.append(layer.merged))
-    work = SimpleNamespace(phase="", iteration=1, problems=[], problems_a_shard=1)
+    work = SimpleNamespace(phase="", iteration=1, problems=[], problems_a_shard=1, rewarded=False)
     sampling.sample_phase(None, module.policy, None, work, None)  # type: ignore[arg-type]
     assert seen == [True] and not layer.merged
 

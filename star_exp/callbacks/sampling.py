@@ -9,20 +9,23 @@ trainer only rank, world size, broadcast and barrier.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pytorch_lightning as pl
 
 from star_exp.callbacks.phase import announce
 from star_exp.data.iterations import IterationData
+from star_exp.data.steps import reaching
 from star_exp.errors import UserError
 from star_exp.models.lora import merged
-from star_exp.records import Problem, Rollout
+from star_exp.records import Problem, Rollout, Segment
 from star_exp.sampling.base import Policy, Request, Sample, Sampler, fingerprint
 from star_exp.seeds import derive
 from star_exp.tasks.base import Task
 
 FEW = 5  # failed checks say nothing of a rate; a shard may be of a dozen texts
-Shards = Mapping[int, Sequence[Problem]]
+T = TypeVar("T")
+Shards = Mapping[int, Sequence[T]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Work:
     """What a phase samples: `samples` rollouts of each problem, with the answer shown or not.
 
     trained: iterations that the model has behind it: M_trained writes for `iteration`.
+    rewarded: whether the run's reward model scores what is written.
     """
 
     task: Task
@@ -39,7 +43,20 @@ class Work:
     problems: Sequence[Problem]
     samples: int = 1
     hinted: bool = False
+    rewarded: bool = False
     problems_a_shard: int = 500
+
+
+@dataclass(frozen=True)
+class Start:
+    """What samples go on from: a problem, and the tokens that the completion begins with.
+
+    first: the number of its first sample, where a problem has several starts.
+    """
+
+    problem: Problem
+    begun: tuple[int, ...] = ()
+    first: int = 0
 
 
 def sample_phase(
@@ -48,32 +65,41 @@ def sample_phase(
     data: IterationData,
     work: Work,
     sampler: Sampler,
+    starts: Sequence[Start] | None = None,
 ) -> None:
     """Samples with the policy's weights what the store lacks of `work`; all ranks take part.
 
     Adapters are merged meanwhile, so that every engine finds plain linear layers.
+
+    starts: `work.samples` of each of these, in the place of `work.problems`; what a completion
+        begins with is its first segment then, which was not sampled.
     """
     weights = fingerprint(policy.model)
     policy = replace(policy, weights=weights)
+    reward = data.reward if work.rewarded else None
 
-    def make(shards: Shards) -> Iterator[tuple[int, list[Rollout]]]:
+    def make(shards: Shards[Start]) -> Iterator[tuple[int, list[Rollout]]]:
         asked, requests = [], []
-        for shard, problems in shards.items():
-            for problem in problems:
+        for shard, mine in shards.items():
+            for start in mine:
+                problem = start.problem
                 prompt = data.prompts.sampling(
                     policy, work.task, problem, trained=work.trained, hint=work.hinted
                 )
-                for sample in range(work.samples):
-                    seed = derive(data.seed, work.iteration, work.phase, problem.id, sample)
-                    asked.append((shard, problem, sample))
-                    requests.append(Request(prompt, seed))
+                for number in range(start.first, start.first + work.samples):
+                    seed = derive(data.seed, work.iteration, work.phase, problem.id, number)
+                    asked.append((shard, start, number, Request(prompt, seed)))
+                    requests.append(Request(prompt + start.begun, seed))
         drawn: dict[int, dict[int, Drawn]] = {shard: {} for shard in shards}
-        for index, sample in sampler.stream(policy, requests, data.prompts.stop(work.task)):
-            shard, problem, number = asked[index]
-            drawn[shard][index] = Drawn(problem, number, requests[index], sample)
+        stop = data.prompts.stop(work.task)
+        for index, sample in sampler.stream(policy, requests, stop):
+            shard, start, number, request = asked[index]
+            sample = _with_beginning(policy, start.begun, sample, stop)
+            drawn[shard][index] = Drawn(start.problem, number, request, sample)
             if len(drawn[shard]) == len(shards[shard]) * work.samples:
                 whole = drawn.pop(shard)
-                yield shard, judged(work, [whole[index] for index in sorted(whole)], weights)
+                rollouts = judged(work, [whole[index] for index in sorted(whole)], weights)
+                yield shard, reward(rollouts) if reward else rollouts
 
     with merged(policy.model):
         write_phase(
@@ -81,7 +107,7 @@ def sample_phase(
             data,
             phase=work.phase,
             iteration=work.iteration,
-            problems=work.problems,
+            problems=[Start(each) for each in work.problems] if starts is None else starts,
             weights=weights,
             make=make,
             problems_a_shard=work.problems_a_shard,
@@ -94,13 +120,14 @@ def write_phase(
     *,
     phase: str,
     iteration: int,
-    problems: Sequence[Problem],
+    problems: Sequence[T],
     weights: str,
-    make: Callable[[Shards], Iterator[tuple[int, list[Rollout]]]],
+    make: Callable[[Shards[T]], Iterator[tuple[int, list[Rollout]]]],
     problems_a_shard: int = 500,
 ) -> None:
     """Writes the shards that are missing, each rank its share, and waits for the other ranks.
 
+    problems: or whatever else there are rollouts of.
     make: gives the rollouts of each shard that it is asked for, in any order.
     """
     starts = range(0, len(problems), problems_a_shard)
@@ -135,6 +162,29 @@ def write_phase(
             tokens=tokens,
         )
     trainer.strategy.barrier(f"{phase} {iteration}")
+
+
+def _with_beginning(
+    policy: Policy, begun: Sequence[int], sample: Sample, stop: Sequence[str]
+) -> Sample:
+    """A sample with what it went on from as its first segment; it ends behind a stop string that
+    began there, which its sampler could not know of."""
+    if not begun:
+        return sample
+    before, (said,) = policy.decode(begun), sample.segments
+    text = before + said.text
+    places = [(string, text.find(string, max(0, len(before) - len(string) + 1))) for string in stop]
+    ends = [place + len(string) for string, place in places if 0 <= place < len(before)]
+    if ends:
+        kept = reaching(policy, said.tokens, min(ends) - len(before))
+        said = replace(
+            said,
+            text=text[len(before) : min(ends)],
+            tokens=said.tokens[:kept],
+            logprobs=said.logprobs[:kept],
+        )
+    forced = Segment(before, tuple(begun), sampled=False)
+    return Sample((forced, said), sample.truncated and not ends)
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,29 @@ from star_exp.callbacks.phase import Phase, iteration_of, stopped_early
 from star_exp.clock import Clock
 from star_exp.modules.base import LanguageModel
 from star_exp.prompts import Prompts
+from star_exp.rewards import Reward
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
 
 
 class IterationData(pl.LightningDataModule):
     """
+    reward: what is sampled to be trained on is scored by it; None: right or wrong is all there is.
     num_examples, num_tokens: of the iteration that was prepared last, for the report.
     """
 
-    def __init__(self, task: Task, store: RolloutStore, clock: Clock, seed: int, prompts: Prompts):
+    def __init__(
+        self,
+        task: Task,
+        store: RolloutStore,
+        clock: Clock,
+        seed: int,
+        prompts: Prompts,
+        reward: Reward | None = None,
+    ):
         super().__init__()
         self.task, self.store, self.clock, self.seed = task, store, clock, seed
-        self.prompts = prompts
+        self.prompts, self.reward = prompts, reward
         self.num_examples = 0
         self.num_tokens = 0
 

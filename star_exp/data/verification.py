@@ -14,6 +14,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from star_exp.callbacks.keep import MADE
@@ -29,7 +30,7 @@ from star_exp.prompts import Prompts
 from star_exp.records import Rollout
 from star_exp.sampling.base import Policy
 from star_exp.schedule import draw, passes
-from star_exp.scores import ScoreStore, key
+from star_exp.scores import Key, ScoreStore, key
 from star_exp.seeds import derive
 from star_exp.store import RolloutStore, by_problem
 from star_exp.tasks.base import Task
@@ -90,6 +91,20 @@ def _check(most: int | None) -> None:
         raise UserError(f"verifier.data.groups.most={most}: expected 1 or more, or null for all")
 
 
+@dataclass(frozen=True)
+class Solution:
+    """right: 1.0 or 0.0. reference: its log-probability under the reference model, if known.
+
+    steps: of each trained token the label of the step that it stands behind, in [0, 1], -1 where it
+        stands behind none; None where no steps are judged.
+    """
+
+    example: Example
+    right: float
+    reference: float | None
+    steps: tuple[float, ...] | None = None
+
+
 class VerifierData(IterationData):
     """
     generator: the folder of the run whose solutions are judged; iteration: of its last model, which
@@ -128,10 +143,11 @@ class VerifierData(IterationData):
     def labelled(self) -> dict[str, list[Rollout]]:
         """D_VER by problem, each text of a problem once. UserError where there is none.
 
-        Solutions are the generator's, or, where it knew of none, those that made G_SFT.
+        Solutions are the generator's, or, where it knew of none, those that made G_SFT; samples
+        too, or, where it drew none, those that this fit had drawn (callbacks/complete.py).
         """
         store, rounds = self.solutions, 0
-        found = self.made.read(1, *self.phases)
+        found = self.made.read(1, *self.phases) + self.store.read(self.iteration, *self.phases)
         for iteration in store.iterations():
             drawn = store.read(iteration, *self.phases)
             sampled = any(rollout.phase != "solutions" for rollout in drawn)
@@ -149,6 +165,13 @@ class VerifierData(IterationData):
         distinct = {(rollout.problem, rollout.text): rollout for rollout in reversed(found)}
         return by_problem(reversed(distinct.values()))
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the generator's run drew samples of training problems."""
+        phases = [phase for phase in self.phases if phase != "solutions"]
+        iterations = self.solutions.iterations()
+        return any(self.solutions.shards(iteration, *phases) for iteration in iterations)
+
     def problems(self, iteration: int) -> Sequence[str]:
         """Of the report: the problems that there are solutions of."""
         return [*self.labelled]
@@ -156,10 +179,14 @@ class VerifierData(IterationData):
     def example(self, policy: Policy, rollout: Rollout) -> Example:
         """A solution behind its question, as the verifier reads it: no hint, and no exemplars but
         those of training texts."""
+        return example(policy, self.prompt(policy, rollout), rollout)
+
+    def prompt(self, policy: Policy, rollout: Rollout) -> tuple[int, ...]:
+        """What stands before a solution in what the verifier reads."""
         if rollout.problem not in self._prompts:
             prompt = self.prompts.training(policy, self.task, rollout.asked)
             self._prompts[rollout.problem] = prompt
-        return example(policy, self._prompts[rollout.problem], rollout)
+        return self._prompts[rollout.problem]
 
     def candidates(self, split: str) -> list[Rollout]:
         """What is picked from: the generator's, of its run or drawn by this one; read once."""
@@ -201,8 +228,23 @@ class VerifierData(IterationData):
         self, module: LanguageModel, iteration: int, rank: int, world: int
     ) -> Dataset[dict[str, Tensor]]:
         packing.enable(module.model)
+        solutions = self.learned(module)
+        groups = [
+            tuple(solutions[key(rollout)] for rollout in group)
+            for group in self.drawn
+            if all(key(rollout) in solutions for rollout in group)
+        ]
+        self.num_examples = len(groups)
+        self.num_tokens = sum(len(each.example.tokens) for group in groups for each in group)
+        seed = derive(self.seed, "verifier", iteration)
+        shuffled, size = passes(groups, len(groups), seed), self.batch_size
+        steps = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+        return VerifierSteps([step for step in steps if len(step) >= world], rank, world)
+
+    def learned(self, module: LanguageModel) -> dict[Key, Solution]:
+        """Of what is trained on, what is learned from each; groups need all of theirs."""
         reference = self.scores.read(0, REFERENCE)
-        solutions = {
+        return {
             key(rollout): Solution(
                 self.example(module.policy, rollout),
                 float(rollout.correct),
@@ -210,13 +252,6 @@ class VerifierData(IterationData):
             )
             for rollout in self.compared
         }
-        groups = [tuple(solutions[key(rollout)] for rollout in group) for group in self.drawn]
-        self.num_examples = len(groups)
-        self.num_tokens = sum(len(each.example.tokens) for group in groups for each in group)
-        seed = derive(self.seed, "verifier", iteration)
-        shuffled, size = passes(groups, len(groups), seed), self.batch_size
-        steps = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-        return VerifierSteps([step for step in steps if len(step) >= world], rank, world)
 
 
 def verifier_data_of(trainer: pl.Trainer) -> VerifierData:
@@ -226,20 +261,13 @@ def verifier_data_of(trainer: pl.Trainer) -> VerifierData:
 
 
 @dataclass(frozen=True)
-class Solution:
-    """right: 1.0 or 0.0. reference: its log-probability under the reference model, if known."""
-
-    example: Example
-    right: float
-    reference: float | None
-
-
-@dataclass(frozen=True)
 class VerifierSteps(Dataset[dict[str, Tensor]]):
     """Item i is this rank's part of step i: of P groups the first members, then the second.
 
     right (examples,): 1.0 or 0.0. reference (examples,): see Solution, where all is known.
-    share, tokens: groups, and trained tokens, of the whole step over the number of ranks.
+    steps (examples, most trained tokens): see Solution, where all is known; filled up with -1.
+    share, tokens, judged: groups, trained tokens, and labels of steps, of the whole step over the
+    number of ranks.
     """
 
     groups: Sequence[Sequence[tuple[Solution, ...]]]
@@ -258,6 +286,13 @@ class VerifierSteps(Dataset[dict[str, Tensor]]):
         known = [each.reference for each in mine if each.reference is not None]
         if len(known) == len(mine):
             batch["reference"] = torch.tensor(known)
+        labels = [torch.tensor(each.steps) for each in mine if each.steps is not None]
+        if len(labels) == len(mine):
+            batch["steps"] = pad_sequence(labels, batch_first=True, padding_value=-1.0)
+            judged = sum(
+                label >= 0 for group in whole for each in group for label in each.steps or ()
+            )
+            batch["judged"] = torch.tensor(judged / self.world)
         tokens = trained_tokens([each.example for group in whole for each in group])
         batch["share"] = torch.tensor(len(whole) / self.world)
         batch["tokens"] = torch.tensor(tokens / self.world)

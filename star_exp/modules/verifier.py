@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from star_exp.data.encode import IGNORED, Example, pack
+from star_exp.data.encode import IGNORED, Example, example, pack
 from star_exp.errors import UserError, did_you_mean
 from star_exp.modules.base import LanguageModel, Load, Rate
 from star_exp.modules.loss import (
@@ -25,6 +25,8 @@ from star_exp.modules.loss import (
     owned,
     states_and_logprobs,
 )
+from star_exp.records import Rollout
+from star_exp.tasks.base import Task
 
 
 class Verifier(LanguageModel, ABC):
@@ -37,6 +39,10 @@ class Verifier(LanguageModel, ABC):
 
     @abstractmethod
     def _scores(self, batch: Batch, examples: int) -> Tensor: ...
+
+    def example(self, task: Task, prompt: Sequence[int], rollout: Rollout) -> Example:
+        """A solution behind its prompt, as its scores are read off."""
+        return example(self.policy, prompt, rollout)
 
     probable = False  # whether its scores are chances of being right, in [0, 1]
 
