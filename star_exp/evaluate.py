@@ -153,7 +153,8 @@ def evaluate(
         if sampled is not None:
             several = draw(phase_of(split), problems, samples, sampled)
             found = metrics.candidates(split, several)
-            sure = {name: metrics.intervals(split, several)[name] for name in found}
+            intervals_of = metrics.intervals(split, several)
+            sure = {name: intervals_of[name] for name in found}
             if picker is not None:
                 scores = picker.scores(several, task)
                 probable = picker.verifier.probable
@@ -252,6 +253,7 @@ def _to_validate(config: dict[str, Any], which: str) -> dict[str, Any]:
         **config,
         "patience": None,
         "verifier": None,
+        "reward": None,
         "data": {**config["data"], "phases": [], "general": None, "prompts": prompts},
         "callbacks": {
             "evaluate": {**callbacks["evaluate"], **evaluate},

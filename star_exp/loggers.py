@@ -128,6 +128,12 @@ class RolloutWandbLogger(WandbLogger):
         self.experiment.log({"rollouts": table, "iteration": iteration}, step=step)
 
     @rank_zero_only
+    def log_picture(self, path: Path, iteration: int, step: int) -> None:
+        import wandb
+
+        self.experiment.log({path.stem: wandb.Image(str(path)), "iteration": iteration}, step=step)
+
+    @rank_zero_only
     def log_rollout_files(
         self, iteration: int, files: Sequence[Path], counts: dict[str, Any]
     ) -> None:

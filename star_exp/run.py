@@ -26,7 +26,7 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from star_exp import summary, verifying
+from star_exp import rewarding, summary, verifying
 from star_exp.callbacks.reset import SeedIteration
 from star_exp.checkpoints import MovableCheckpoint, WholeCheckpointIO
 from star_exp.clock import Clock
@@ -81,12 +81,13 @@ def run(
 def _fit(
     config: dict[str, Any], directory: RunDirectory, console: Console, generator: Path | None
 ) -> None:
+    progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
+    judge = rewarding.load(config, run, progress) if config.get("reward") else None
     task = build(config["task"])
     source = build(config["model"])
-    progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
     folder = source.prepare(task, Path(config["cache_dir"]), progress)
     directory.note_data(fingerprints(task))
-    _describe_base(console, directory, source.description(task))
+    _describe(console, directory, "base", source.description(task))
 
     pl.seed_everything(config["seed"], verbose=False)
     base: Load = partial(source.load, folder)
@@ -94,6 +95,8 @@ def _fit(
     if generator is not None:
         base = partial(started_from, base, verifying.sft(config, generator, run))
         handed = {"generator": generator, "scores": ScoreStore(directory.root / "scores")}
+    if judge is not None:
+        handed["reward"] = rewarding.reward(judge, task, config["reward"]["scale"])
     module: LanguageModel = build(config["module"], base=base)
     data = build(
         config["data"],
@@ -117,6 +120,9 @@ def _fit(
         logger=_loggers(config, directory, "-verifier" if generator else "") or False,
         plugins=[WholeCheckpointIO()],
     )
+    if judge is not None:
+        judge.verifier.to(trainer.strategy.root_device)
+        _describe(console, directory, "reward", {"name": judge.name, "model": str(judge.root)})
     checkpoint = _last_checkpoint(directory.root)
     if checkpoint is not None:
         log.info("resumed from %s", checkpoint)
@@ -153,6 +159,7 @@ def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console
     handed = {
         "star_exp.callbacks.report.Report": {"folder": directory.root, "head": directory.head},
         "star_exp.callbacks.keep.KeepSFT": {"folder": directory.root},
+        "star_exp.callbacks.balance.Balance": {"folder": directory.root},
         "star_exp.callbacks.panel.Panel": {"console": console},
     }
     named = sorted(config["callbacks"].items(), key=lambda item: item[0] in ("report", "panel"))
@@ -221,12 +228,14 @@ class _BaseProgress:
             self.console.print(f"  base model: step {done} of {of}", highlight=False)
 
 
-def _describe_base(console: Console, directory: RunDirectory, description: dict[str, Any]) -> None:
-    directory.head["base"] = description
+def _describe(
+    console: Console, directory: RunDirectory, part: str, description: dict[str, Any]
+) -> None:
+    directory.head[part] = description
     if is_main_process():
         said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in description.items())
-        log.info("base model: %s", said)
-        console.print(f"base model: {said}", highlight=False, soft_wrap=True)
+        log.info("%s model: %s", part, said)
+        console.print(f"{part} model: {said}", highlight=False, soft_wrap=True)
 
 
 def _say(console: Console, results: dict[str, Any], root: Path, what: str) -> None:

@@ -3,6 +3,7 @@
     rollouts/iter_001/generate/00007.parquet     shard 7 of that phase, a whole file or none
                      /rationalize/00000.parquet
                      /dev/00000.parquet          what M_1 wrote for the dev problems
+                     /chosen.json                what it chose for itself (tuning.py), if anything
 
 A folder iter_n holds all that iteration n did: M_{n-1} wrote generate/ and rationalize/, which made
 M_n, which wrote dev/. iter_000 holds the evaluation of the base model. Any of it is read by
@@ -11,15 +12,17 @@ file, flushed to the disk and renamed, so that a file which exists is whole, whe
 went.
 """
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_exp.errors import UserError
-from star_exp.files import replace_file
+from star_exp.files import replace_file, write_json
 from star_exp.records import Rollout, Segment
 
 SEGMENT = pa.struct(
@@ -109,6 +112,15 @@ class RolloutStore:
             found |= set(table.filter(table.column("correct")).column("problem").to_pylist())
         return found
 
+    def note(self, iteration: int, name: str, values: Mapping[str, Any]) -> None:
+        """Keeps what a phase found, beside its rollouts: `chosen`, the grid chosen from."""
+        write_json(self._note(iteration, name), values)
+
+    def noted(self, iteration: int, name: str) -> dict[str, Any]:
+        """What was kept; {} where nothing was."""
+        path = self._note(iteration, name)
+        return json.loads(path.read_text()) if path.exists() else {}
+
     def shards(self, iteration: int, *phases: str) -> list[Path]:
         return [
             path
@@ -122,7 +134,10 @@ class RolloutStore:
 
     def phases(self, iteration: int) -> list[str]:
         folder = self.root / f"iter_{iteration:03d}"
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted(path.name for path in folder.glob("*/"))
+
+    def _note(self, iteration: int, name: str) -> Path:
+        return self.root / f"iter_{iteration:03d}" / f"{name}.json"
 
     def _weights(self, path: Path) -> str:
         column = read_table(path, ["weights"]).column("weights")

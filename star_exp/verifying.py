@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 
 from star_exp.callbacks.keep import MADE, SFT
 from star_exp.config.build import build
-from star_exp.data.encode import example
 from star_exp.errors import UserError
 from star_exp.models.base import BaseModel, Progress
 from star_exp.modules import packing
@@ -34,14 +33,10 @@ from star_exp.tasks.base import Task
 Config = dict[str, Any]
 SHARED = ("report", "panel")  # callbacks that every fit has
 OF_SFT = ("Correct", "Distinct")  # filters, as in variant=sft
-PICKED = (
-    "pass@",
-    "majority@",
-    "best_of_",
-    "weighted_majority@",
-    "auc",
-    "ece",
-)  # what is measured of a verifier
+PICKED = (  # what is measured of a verifier, and of what it picks from
+    *("pass@", "majority@", "distinct_equations", "best_of_", "reward@", "weighted_majority@"),
+    *("auc", "ece"),
+)
 
 
 def after(config: Config, iteration: int) -> Config:
@@ -69,8 +64,7 @@ def _fit(config: Config, root: Path, iteration: int) -> Config:
         "data": {**mine["data"], "iteration": iteration},
         "callbacks": {**mine["callbacks"], **shared},
         "run_dir": str(root),
-        "verifier": None,
-        "patience": None,
+        **{"verifier": None, "reward": None, "patience": None},
     }
 
 
@@ -84,33 +78,32 @@ def sft(config: Config, generator: Path, run: Callable[[Config], Any]) -> Path:
         return generator / SFT
     theirs: Any = OmegaConf.to_container(OmegaConf.load(generator / "config.yaml"))
     root = Path(config["run_dir"]) / MADE
-    kept = {name: theirs["callbacks"].get(name) for name in ("evaluate", *SHARED)}
-    run(
-        {
-            **theirs,
-            "name": config["name"],
-            "run_dir": str(root),
-            "seed": config["seed"],
-            "iterations": 1,
-            "patience": None,
-            "from": None,
-            "verifier": None,
-            "data": {
-                **theirs["data"],
-                "phases": ["solutions"],
-                "schedule": {"_target_": "star_exp.schedule.Epochs", "epochs": 2.0},
-                "filters": [{"_target_": f"star_exp.filters.{name}"} for name in OF_SFT],
-                "replay": 0.0,
-            },
-            "callbacks": {
-                "solutions": {"_target_": "star_exp.callbacks.generate.Solutions"},
-                "keep": {"_target_": "star_exp.callbacks.keep.KeepSFT"},
-                "reset": {"_target_": "star_exp.callbacks.reset.ResetToBase"},
-                **kept,
-            },
-        }
-    )
+    mine = {name: config[name] for name in ("name", "seed")}
+    run(of_solutions({**theirs, **mine, "run_dir": str(root)}))
     return root / SFT
+
+
+def of_solutions(config: Config) -> Config:
+    """The config of a run that makes G_SFT, and ends with it."""
+    kept = {name: config["callbacks"].get(name) for name in ("evaluate", *SHARED)}
+    return {
+        **config,
+        "iterations": 1,
+        **{"patience": None, "from": None, "verifier": None, "reward": None},
+        "data": {
+            **config["data"],
+            "phases": ["solutions"],
+            "schedule": {"_target_": "star_exp.schedule.Epochs", "epochs": 2.0},
+            "filters": [{"_target_": f"star_exp.filters.{name}"} for name in OF_SFT],
+            "replay": 0.0,
+        },
+        "callbacks": {
+            "solutions": {"_target_": "star_exp.callbacks.generate.Solutions"},
+            "keep": {"_target_": "star_exp.callbacks.keep.KeepSFT"},
+            "reset": {"_target_": "star_exp.callbacks.reset.ResetToBase"},
+            **kept,
+        },
+    }
 
 
 def picked(root: Path) -> dict[str, float]:
@@ -129,9 +122,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Picker:
-    """A trained verifier, to pick from any samples. name: in metrics, dev/best_of_16/dpo."""
+    """A trained verifier, to pick from any samples. name: in metrics, dev/best_of_16/dpo; root: of
+    its run."""
 
     name: str
+    root: Path
     verifier: Verifier
     prompts: Prompts  # that it was trained with
     sft: Load  # the reference, where its scores need one
@@ -141,7 +136,9 @@ class Picker:
         policy, tokens = self.verifier.policy, fitting(self.verifier.model)
         asked = {rollout.problem: rollout.asked for rollout in rollouts}
         before = {name: self.prompts.training(policy, task, each) for name, each in asked.items()}
-        examples = [example(policy, before[rollout.problem], rollout) for rollout in rollouts]
+        examples = [
+            self.verifier.example(task, before[rollout.problem], rollout) for rollout in rollouts
+        ]
         reference = None
         if self.verifier.needs_reference:
             model = self.sft().model.to(self.verifier.device)  # type: ignore[arg-type]
@@ -177,4 +174,4 @@ def picker(root: Path, progress: Progress) -> Picker:
         )
     sft = partial(started_from, base, kept)
     prompts = build(config["data"]["prompts"])
-    return Picker(config["callbacks"]["score"]["name"], verifier, prompts, sft)
+    return Picker(config["callbacks"]["score"]["name"], root, verifier, prompts, sft)

@@ -82,7 +82,13 @@ def completed(words: list[str], folder: Path) -> list[str]:
     chat = "data/prompts=chat" in words
     if chat or {"model=hf", "sampling=reasoner"} & {*words}:
         words = [*words, "model=hf", "model.name=owner/name"]
+    if {"balance=threshold", "balance=temperature_and_threshold"} & {*words}:
+        words = [*words, "reward=process", "sampling=hot"]
     asked, config = words, plain(compose(words))
+    balance = config["callbacks"]["balance"] or {"thresholds": []}
+    filters = [node["_target_"].rpartition(".")[2] for node in config["data"]["filters"]]
+    if len(balance["thresholds"]) > 1 and "Rewarded" not in filters:  # an experiment's own
+        asked = words = [*words, "balance=temperature"]
     prompts = config["data"].get("prompts", {})
     if prompts.get("few_shot", "never") != "never" and config["choices"]["task"] == "arithmetic":
         words = [*words, *local("gsm8k", folder)]
@@ -396,7 +402,8 @@ def test_an_experiment_asks_for_samples_of_the_phases_that_there_are():
         callbacks = plain(compose(["experiment=star_strategyqa", f"variant={variant}"]))[
             "callbacks"
         ]
-        assert {name for name in callbacks if callbacks[name].get("samples") == 5} == phases
+        asked = {name for name, node in callbacks.items() if node and node.get("samples") == 5}
+        assert asked == phases
 
 
 def test_the_length_that_a_clash_asks_for_is_enough_and_no_more(default):

@@ -456,7 +456,9 @@ def before_candidates(folder: Path, target: Path) -> None:
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("verifier", "*-candidates"))
     shutil.rmtree(target / "model")
     held = results(target)
-    picked = re.compile(r"(dev|test)(/|-)(pass@|majority@|best_of_|weighted|auc|candidates)")
+    picked = re.compile(
+        r"(dev|test)(/|-)(pass@|majority@|distinct_eq|best_of_|reward@|weighted|auc|candidates)"
+    )
     for line in (held["final"], *held["iterations"]):
         for name in [name for name in line if picked.match(name)]:
             del line[name]

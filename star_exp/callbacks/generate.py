@@ -16,6 +16,7 @@ from star_exp.sampling.base import Sampler
 from star_exp.schedule import draw
 from star_exp.seeds import derive
 from star_exp.tasks.base import Exemplar, Judgement
+from star_exp.tuning import tuned
 
 
 class Generate(Phase):
@@ -53,9 +54,11 @@ class Generate(Phase):
             problems=self.todo(data, iteration),
             samples=self.samples,
             hinted=self.hinted,
+            rewarded=True,
             problems_a_shard=self.problems_a_shard,
         )
-        sample_phase(trainer, module.policy, data, work, self.sampler)
+        sampler = tuned(self.sampler, data.store.noted(iteration, "chosen"))
+        sample_phase(trainer, module.policy, data, work, sampler)
 
     def todo(self, data: RolloutDataModule, iteration: int) -> Sequence[Problem]:
         return data.problems(iteration)
@@ -151,24 +154,25 @@ class GoldAnswers(Written):
 
 
 class Solutions(Written):
-    """D_SFT of V-STaR (section 2): the solutions that come with the problems, at iteration 1.
+    """D_SFT of V-STaR (section 2): the solutions that come with the problems.
 
     Of the problems of train that have one; of a task that has none, as those made on the spot, the
     seed rationales (data.exemplars of each group), which the base model may have seen. All of
     train, not only the problems that an iteration draws.
 
     most: at most so many, drawn at random; None: all.
+    every: whether every iteration has them; False: the first.
     """
 
     phase, author = "solutions", "human"
 
-    def __init__(self, most: int | None = None):
+    def __init__(self, most: int | None = None, every: bool = False):
         if most is not None and most < 1:
             raise UserError(f"callbacks.solutions.most={most}: expected 1 or more, or null")
-        self.most = most
+        self.most, self.every = most, every
 
     def completions(self, data: RolloutDataModule, iteration: int) -> list[Exemplar]:
-        if iteration != 1:
+        if iteration != 1 and not self.every:
             return []
         task = data.task
         found = task.solved() or task.exemplars(data.exemplars)

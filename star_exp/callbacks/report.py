@@ -32,9 +32,11 @@ TABLE = (
 UNNAMED = (
     "answers",
     "solutions",
+    "balance",
     "perplexity",
     "faithful",
-)  # their seconds are part of the total alone
+)  # their seconds are part of the total alone, or told by themselves
+WRITTEN = ("generate", "rationalize", "balance")  # for training: what they write is its cost
 LONGEST_TEXT = 2000  # characters of a rationale in a table
 
 
@@ -127,6 +129,7 @@ class Report(Phase):
         self._log(trainer, iteration, values)
         everything = [*rollouts["generate"], *rollouts["rationalize"], *rollouts["answers"]]
         self._log_rollouts(trainer, iteration, [*everything, *data.store.read(iteration, "dev")])
+        self._log_pictures(trainer, iteration)
         self._write(lines, module, data.clock)
 
     def _evaluated(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
@@ -165,8 +168,8 @@ class Report(Phase):
         seconds: float,
     ) -> dict[str, float]:
         """Totals since the start; 2N FLOPs for a token in a pass (Kaplan et al. 2020, 2.1)."""
-        written = sum(values.get(f"{phase}/tokens", 0) for phase in ("generate", "rationalize"))
-        read = sum(values.get(f"{phase}/prompt_tokens", 0) for phase in ("generate", "rationalize"))
+        written = sum(values.get(f"{phase}/tokens", 0) for phase in WRITTEN)
+        read = sum(values.get(f"{phase}/prompt_tokens", 0) for phase in WRITTEN)
         trained = values.get("train/tokens", 0)
         passed = written + read + module.passes_a_trained_token * trained
         flops = 2 * module.num_weights * passed
@@ -187,7 +190,7 @@ class Report(Phase):
         total = {
             name: sum(line.get(f"{phase}/tokens", 0) for line in ordered for phase in phases)
             for name, phases in (
-                ("generated_tokens", ("generate", "rationalize")),
+                ("generated_tokens", WRITTEN),
                 ("trained_tokens", ("train",)),
             )
         }
@@ -230,6 +233,17 @@ class Report(Phase):
             if isinstance(logger, RolloutWandbLogger):
                 logger.log_rollout_table(TABLE, rows, iteration, trainer.global_step)
                 logger.log_rollout_files(iteration, files, counts)
+
+    @staticmethod
+    def _log_pictures(trainer: pl.Trainer, iteration: int) -> None:
+        """What other callbacks draw: a file `picture`, where there is one by now."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            picture: Path | None = getattr(callback, "picture", None)
+            if picture is None or not picture.exists():
+                continue
+            for logger in trainer.loggers:
+                if isinstance(logger, RolloutWandbLogger):
+                    logger.log_picture(picture, iteration, trainer.global_step)
 
 
 def read_lines(folder: Path) -> dict[int, dict[str, float]]:

@@ -32,6 +32,9 @@ AT_LEAST = {
     "callbacks.generate.samples": 1,
     "callbacks.rationalize.samples": 1,
     "callbacks.candidates.samples": 2,
+    "callbacks.balance.samples": 1,
+    "callbacks.balance.problems": 1,
+    "callbacks.balance.wanted": 1,
     "samples": 1,
     "model.hidden": 1,
     "model.layers": 1,
@@ -238,7 +241,7 @@ def _samplers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _callbacks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each callback stands, a verifier's too, and its settings."""
-    for parent in ("", "verifier."):
+    for parent in ("", "verifier.", "reward.model."):
         for name, node in (_select(config, f"{parent}callbacks") or {}).items():
             if node:
                 yield f"{parent}callbacks.{name}", node
@@ -287,6 +290,8 @@ def _model(config: dict[str, Any]) -> Iterator[str]:
 def _samples(config: dict[str, Any]) -> Iterator[str]:
     for where, node in _callbacks(config):
         samples, temperature = _select(node, "samples"), _select(node, "sampler.temperature")
+        if "temperatures" in node:  # it takes each of these
+            continue
         if isinstance(samples, int) and samples > 1 and temperature == 0:
             shared = node["sampler"] == config["sampling"]
             add = "sampling.temperature=0.7 or sampling=hot"
@@ -302,7 +307,7 @@ def _filters(config: dict[str, Any]) -> Iterator[str]:
         node["_target_"] for node in config["data"].get("filters") or () if _has_target(node)
     ]
     ours = bool(targets) and all(target.startswith("star_exp.filters.") for target in targets)
-    if ours and "star_exp.filters.Correct" not in targets and _sampled(config):
+    if ours and not {*JUDGE} & {*targets} and _sampled(config):
         yield (
             f"data.filters has {', '.join(targets)} and not star_exp.filters.Correct: rationales "
             "that are wrong would be trained on; add {_target_: star_exp.filters.Correct} (behind "
@@ -319,6 +324,43 @@ def _filters(config: dict[str, Any]) -> Iterator[str]:
             yield f"data.filters[{place}]: {error}"
         if node["_target_"] == "star_exp.filters.Agreement":
             yield from _agreement(config, node)
+
+
+def _balance(config: dict[str, Any]) -> Iterator[str]:
+    """Whether what is chosen at each iteration is of use, and is chosen in time."""
+    node, order = config["callbacks"].get("balance"), [*config["callbacks"]]
+    if not node:
+        return
+    targets = [filter_.get("_target_") for filter_ in config["data"].get("filters") or ()]
+    several = len(node.get("thresholds") or ()) > 1
+    if several and not {*JUDGE[1:]} & {*targets}:
+        yield (
+            f"callbacks.balance.thresholds={node['thresholds']} and data.filters clash: none of "
+            f"{', '.join(map(str, targets))} has a threshold; add reward=process, or choose the "
+            "temperature alone: balance=temperature"
+        )
+    elif several and not config.get("reward"):
+        yield (
+            f"callbacks.balance.thresholds={node['thresholds']} and reward=none clash: right or "
+            "wrong is all the reward there is, and each threshold selects the same; add "
+            "reward=process, or choose the temperature alone: balance=temperature"
+        )
+    if any(temperature <= 0 for temperature in node.get("temperatures") or ()):
+        yield (
+            f"callbacks.balance.temperatures={node['temperatures']}: expected numbers above 0; at "
+            "0 all samples of a problem are the same"
+        )
+    late = [name for name in ("generate", "rationalize") if name in order[: order.index("balance")]]
+    if late:
+        yield (
+            f"callbacks.balance stands behind callbacks.{late[0]}, which samples at what it "
+            "chooses; choose it by the group instead: balance=temperature"
+        )
+    if not config["callbacks"].get("generate"):
+        yield (
+            f"callbacks.balance and variant={config['choices']['variant']} clash: nothing samples "
+            "at what it chooses; take balance=none"
+        )
 
 
 def _has_target(node: Any) -> bool:
@@ -429,15 +471,6 @@ def _verifier(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-KEEPS = "star_exp.callbacks.keep.KeepSFT"
-WRITES = {
-    "star_exp.callbacks.generate.Generate": "generate",
-    "star_exp.callbacks.generate.Rationalize": "rationalize",
-    "star_exp.callbacks.generate.GoldAnswers": "answers",
-    "star_exp.callbacks.generate.Solutions": "solutions",
-}
-
-
 def _kept(config: dict[str, Any]) -> Iterator[str]:
     """Whether G_SFT, which the first iteration makes, would be trained on samples as well."""
     keeps = [where for where, node in _callbacks(config) if node["_target_"] == KEEPS]
@@ -449,6 +482,17 @@ def _kept(config: dict[str, Any]) -> Iterator[str]:
                 "solutions alone, and its iteration would be trained on samples as well; set "
                 f"{where}.first=2, or {keeps[0]}=null"
             )
+
+
+KEEPS = "star_exp.callbacks.keep.KeepSFT"
+# filters that tell right from wrong; all but the first by a threshold
+JUDGE = tuple(f"star_exp.filters.{name}" for name in ("Correct", "Rewarded", "TopUp"))
+WRITES = {
+    "star_exp.callbacks.generate.Generate": "generate",
+    "star_exp.callbacks.generate.Rationalize": "rationalize",
+    "star_exp.callbacks.generate.GoldAnswers": "answers",
+    "star_exp.callbacks.generate.Solutions": "solutions",
+}
 
 
 def _devices(config: dict[str, Any]) -> Iterator[str]:
@@ -470,7 +514,7 @@ def _select(config: dict[str, Any] | None, key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _model, _names, _batch),
-    *(_phases, _verifier, _kept, _devices, _samples, _filters, _replay, _texts),
+    *(_phases, _verifier, _kept, _devices, _samples, _filters, _balance, _replay, _texts),
 )
 TASK_CHECKS: tuple[TaskCheck, ...] = (
     *(_splits, _exemplars, _chance_hits, _curriculum, _lengths, _other_tasks),

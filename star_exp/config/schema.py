@@ -28,5 +28,6 @@ class Run:
     callbacks: dict[str, Any]
     samples: int | None = None
     verifier: dict[str, Any] | None = None
+    reward: dict[str, Any] | None = None
     from_: str | None = None  # `from`
     chance_hits: Literal["refuse", "keep"] = "refuse"  # of a task with two choices; checks.py

@@ -10,7 +10,7 @@ from star_exp.errors import UserError, did_you_mean
 
 ROOT = "star_exp.config.schema.Run"
 HANDED_OVER = {"task", "store", "clock", "seed", "base", "folder", "head", "console"}
-HANDED_OVER |= {"generator", "scores", "iteration"}  # all by run.py
+HANDED_OVER |= {"generator", "scores", "iteration", "reward"}  # all by run.py
 
 
 class ConfigError(UserError, ValueError):

@@ -1,13 +1,15 @@
 """The training set of an iteration: what its phases wrote, filtered, in a fixed order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from star_exp import metrics
 from star_exp.clock import Clock
 from star_exp.curriculum import Earlier
 from star_exp.data.encode import Example, example, pack, pad, text_example, trained_tokens
@@ -18,11 +20,13 @@ from star_exp.modules import packing
 from star_exp.modules.base import LanguageModel
 from star_exp.prompts import Prompts
 from star_exp.records import Problem, Rollout
+from star_exp.rewards import Reward
 from star_exp.sampling.base import Policy
 from star_exp.schedule import batches, draw, passes
 from star_exp.seeds import derive
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
+from star_exp.tuning import tuned
 
 Curriculum = Callable[[Sequence[Problem], int, Earlier], Sequence[Problem]]  # curriculum.py
 Filter = Callable[[list[Rollout]], list[Rollout]]
@@ -69,8 +73,9 @@ class RolloutDataModule(IterationData):
         redraw: bool = True,
         curriculum: Curriculum | None = None,
         general: GeneralText | None = None,
+        reward: Reward | None = None,
     ):
-        super().__init__(task, store, clock, seed, prompts)
+        super().__init__(task, store, clock, seed, prompts, reward)
         self.schedule, self.filters, self.phases = schedule, tuple(filters), tuple(phases)
         self.order, self.batch_size, self.bucket = order, batch_size, bucket
         self.packing, self.history = packing, history
@@ -81,6 +86,7 @@ class RolloutDataModule(IterationData):
         self._drawn: dict[int, Sequence[Problem]] = {}
         self.num_kept: dict[str, int] = {}  # rollouts after each filter, of the last iteration
         self.num_problems = 0  # that these are of
+        self.balance: float | None = None  # of what was kept of this iteration's samples
 
     def problems(self, iteration: int) -> Sequence[Problem]:
         """The training problems of an iteration, the same whoever asks and whenever."""
@@ -104,7 +110,8 @@ class RolloutDataModule(IterationData):
 
     def told(self) -> dict[str, float]:
         kept = {f"train/kept/{name}": float(count) for name, count in self.num_kept.items()}
-        return {"train/problems": float(self.num_problems), **kept}
+        score = {} if self.balance is None else {"train/balance": self.balance}
+        return {"train/problems": float(self.num_problems), **kept, **score}
 
     def steps(
         self, module: LanguageModel, iteration: int, rank: int, world: int
@@ -154,12 +161,12 @@ class RolloutDataModule(IterationData):
             for past in range(oldest, iteration + 1)
             for rollout in self.store.read(past, *self.phases)
         ]
-        kept = [rollout for rollout in rollouts if not rollout.truncated]  # whatever the filters
+        kept: list[Rollout] = []
         self.num_kept = {}
-        for filter_ in self.filters:
-            kept = filter_(kept)
-            self.num_kept[type(filter_).__name__] = len(kept)
+        for name, kept in self.selected(rollouts, self.store.noted(iteration, "chosen")):
+            self.num_kept[name] = len(kept)
         self.num_problems = len({rollout.problem for rollout in kept})
+        self.balance = self._balance(iteration, rollouts)
         if not kept:
             names = ", ".join(type(filter_).__name__ for filter_ in self.filters)
             raise UserError(
@@ -169,6 +176,32 @@ class RolloutDataModule(IterationData):
                 "(callbacks.generate.samples), or start from a stronger base model"
             )
         return kept
+
+    def selected(
+        self, rollouts: Sequence[Rollout], chosen: Mapping[str, Any]
+    ) -> Iterator[tuple[str, list[Rollout]]]:
+        """What each filter leaves, by its name, with the settings that were chosen; none that was
+        cut off, whatever the filters."""
+        kept = [rollout for rollout in rollouts if not rollout.truncated]
+        yield "Ended", kept
+        for filter_ in self.filters:
+            kept = tuned(filter_, chosen)(kept)
+            yield type(filter_).__name__, kept
+
+    def wanted(self, iteration: int) -> int:
+        """n* of B-STaR (section 3.1), ceil(N / M): how often the steps of an iteration draw each of
+        its M problems, if all alike."""
+        problems = len(self.problems(iteration))
+        steps = self.schedule(iteration, problems, self.batch_size)
+        return metrics.wanted(steps * self.batch_size, problems)
+
+    def _balance(self, iteration: int, rollouts: Sequence[Rollout]) -> float | None:
+        """B-STaR's balance score of what this iteration sampled, selected alone; None of none."""
+        new = [r for r in rollouts if r.iteration == iteration and r.phase == "generate"]
+        if not new:
+            return None
+        *_, (_, kept) = self.selected(new, self.store.noted(iteration, "chosen"))
+        return metrics.balance(kept, len(self.problems(iteration)), self.wanted(iteration))
 
     def examples(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[Example]:
         """Each rollout after the prompt of its problem, which is made here and shows no hint."""
