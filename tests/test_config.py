@@ -13,6 +13,7 @@ import sys
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,14 +41,11 @@ def choices() -> dict[str, list[str]]:
 
 CHOICES = choices()
 UNTRAINED = {"base": ["iterations=0"]}  # an experiment may say how many, and then they clash
-WORDS = [
-    [],
-    *([f"{group}={name}"] for group, names in CHOICES.items() for name in names),
-    *(
-        [f"variant={variant}", f"{group}={name}", *UNTRAINED.get(variant, [])]
-        for group in ("experiment", "debug")
-        for variant, name in product(CHOICES["variant"], CHOICES.get(group, []))
-    ),
+WORDS = [[], *([f"{group}={name}"] for group, names in CHOICES.items() for name in names)]
+PAIRS = [
+    [f"variant={variant}", f"{group}={name}", *UNTRAINED.get(variant, [])]
+    for group in ("experiment", "debug")
+    for variant, name in product(CHOICES["variant"], CHOICES.get(group, []))
 ]
 
 
@@ -70,21 +68,28 @@ def changed(config: dict, key: str, value: object) -> dict:
 # What is in conf/
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", PAIRS, ids=" ".join)
+def test_every_variant_is_valid_in_every_experiment(words, tmp_path):
+    test_every_choice_of_every_group_composes_and_is_valid(words, tmp_path)
+
+
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_every_choice_of_every_group_composes_and_is_valid(words, tmp_path):
     if {"task=dataset", "model=pretrained", "verifier=fit", "variant=vstar_verifier"} & {*words}:
         return  # what the others have in common; what needs a run to begin with
-    validate(plain(compose(completed(words, tmp_path))))
+    validate(completed(words, tmp_path))
 
 
-def completed(words: list[str], folder: Path) -> list[str]:
-    """With what a choice needs of others: local files, exemplars to show, a model for a chat."""
+def completed(words: list[str], folder: Path) -> dict[str, Any]:
+    """The config, with what a choice needs: local files, exemplars, a model for a chat."""
     chat = "data/prompts=chat" in words
     if chat or {"model=hf", "sampling=reasoner"} & {*words}:
         words = [*words, "model=hf", "model.name=owner/name"]
     if {"balance=threshold", "balance=temperature_and_threshold"} & {*words}:
         words = [*words, "reward=process", "sampling=hot"]
-    asked, config = words, plain(compose(words))
+    asked = before = words
+    config = plain(compose(words))
     balance = config["callbacks"]["balance"] or {"thresholds": []}
     filters = [node["_target_"].rpartition(".")[2] for node in config["data"]["filters"]]
     if len(balance["thresholds"]) > 1 and "Rewarded" not in filters:  # an experiment's own
@@ -104,7 +109,7 @@ def completed(words: list[str], folder: Path) -> list[str]:
         words = [*words, "+chance_hits=keep"]
     if config["task"].get("splits", {}).get("train", "train") is None:  # it is only measured
         words = [*words, "variant=base", "callbacks.evaluate.splits=[]"]
-    return words
+    return config if words == before else plain(compose(words))
 
 
 def test_every_group_of_the_folder_was_found():

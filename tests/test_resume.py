@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,20 +36,39 @@ PLACES = {
     "model_saving": ("star_exp.modules.base:save", 1),
     "results_writing": ("star_exp.rundir:RunDirectory.finish", 1),
 }
+SLOW = {  # each takes six seconds; these are next to one that is tested always
+    *("base_saving", "base_folder_half_written", "first_evaluation", "generation_after_the_file"),
+    *("metrics_writing", "checkpoint_of_the_best", "final_evaluation", "results_writing"),
+}
+QUICK = PLACES.keys() - SLOW - {"unbroken"}
+NAMES = [*sorted(QUICK), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))]
 TIMED = ("seconds", "tokens_per_s")
 
 
 @pytest.fixture(scope="module")
-def runs(small_config, tmp_path_factory) -> Path:
-    """All scenarios, each in runs/<name>, with a log beside it."""
-    root = tmp_path_factory.mktemp("killed")
-    scenarios = {}
-    for name, (place, call) in PLACES.items():
+def runs(small_config, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder that holds the run of a name, killed and finished, and the unbroken one."""
+    made: dict[bool, Path] = {}
+
+    def folder(name: str) -> Path:
+        slow = name in SLOW
+        if slow not in made:
+            names = ["unbroken", *(SLOW if slow else QUICK)]
+            made[slow] = scenarios(names, small_config, tmp_path_factory.mktemp("killed"))
+        return made[slow]
+
+    return folder
+
+
+def scenarios(names: Sequence[str], small_config, root: Path) -> Path:
+    """Each in root/<name>, with a log beside it."""
+    asked = {}
+    for name in names:
         words = ["logger=none", "callbacks.generate.problems_a_shard=25"]
         words += [f"cache_dir={root}/cache_{name}"] if name.startswith("base_") else []
-        scenarios[name] = (small_config(root / name, *words), place, call)
+        asked[name] = (small_config(root / name, *words), *PLACES[name])
     path = root / "scenarios.json"
-    path.write_text(json.dumps(scenarios))
+    path.write_text(json.dumps(asked))
     done = subprocess.run(
         [sys.executable, "-m", "tests.killed", str(path)],
         capture_output=True,
@@ -61,8 +81,9 @@ def runs(small_config, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", [name for name in PLACES if name != "unbroken"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(runs, name):
+    runs = runs(name)
     outcome = json.loads((runs / "outcomes.json").read_text())[name]
     log = (runs / f"{name}.log").read_text()
     assert outcome["killed"] == -signal.SIGKILL, log
@@ -85,12 +106,14 @@ def untimed(lines: list[dict]) -> list[dict]:
     ]
 
 
-def test_no_metric_is_lost_but_for_wall_time(runs):
-    names = [set(line) for line in results(runs / "unbroken")["iterations"]]
-    for name in PLACES:
-        again = [set(line) for line in results(runs / name)["iterations"]]
-        for mine, theirs in zip(again, names, strict=True):
-            assert {n for n in theirs - mine if not n.endswith(TIMED)} == set()
+@pytest.mark.parametrize("name", NAMES)
+def test_no_metric_is_lost_but_for_wall_time(runs, name):
+    unbroken, again = (
+        [set(line) for line in results(runs(name) / run)["iterations"]]
+        for run in ("unbroken", name)
+    )
+    for mine, theirs in zip(again, unbroken, strict=True):
+        assert {n for n in theirs - mine if not n.endswith(TIMED)} == set()
 
 
 def test_a_damaged_checkpoint_is_named_and_without_it_the_iterations_are_trained_again(
