@@ -1,7 +1,7 @@
 """What several tests share: a small policy, and a run that takes seconds."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def small_config(base_cache: Path) -> Callable[..., dict[str, Any]]:
         return config
 
     return make
+
+
+@pytest.fixture(scope="module")
+def without_curves() -> Iterator[None]:
+    """For whole runs: their curves take longer than all else."""
+    from star_exp import summary
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "draw_curves", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from star_exp import summary
 from star_exp.config.build import build
 from star_exp.errors import UserError
 from star_exp.filters import Correct, Distinct, Rewarded, TopUp
@@ -24,6 +23,8 @@ from star_exp.sampling.sampler import TextSampler
 from star_exp.store import RolloutStore
 from star_exp.tuning import tuned
 from tests.rollouts import right, rollout, wrong
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 Make = Callable[..., dict[str, Any]]
 GRID = (0.7, 1.3)
@@ -134,13 +135,6 @@ SETTINGS = (
     "callbacks.balance.problems=20",
     "callbacks.balance.problems_a_shard=8",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "draw_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from star_exp import rewarding, summary, verifying
+from star_exp import rewarding, verifying
 from star_exp.config.build import build
 from star_exp.config.compose import compose, plain
 from star_exp.config.validate import ConfigError, validate
@@ -19,6 +19,8 @@ from star_exp.errors import UserError
 from star_exp.run import run
 from star_exp.store import RolloutStore
 from tests.test_balance import lines
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 Make = Callable[..., dict[str, Any]]
 MADE = "reward.model.callbacks"
@@ -37,13 +39,6 @@ SETTINGS = (
     "callbacks.candidates.final_splits=[dev]",
     *SMALL_REWARD,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "draw_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +24,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from star_exp import metrics, summary, verifying
+from star_exp import metrics, verifying
 from star_exp.callbacks.phase import iteration_of
 from star_exp.cli import main
 from star_exp.config.build import build
@@ -39,6 +39,8 @@ from star_exp.scores import Key, ScoreStore, key
 from star_exp.store import RolloutStore
 from tests.test_resume import untimed
 from tests.test_run import final_weights, results, shards
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 Make = Callable[..., dict[str, Any]]
 
@@ -87,14 +89,6 @@ def frozen(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 SEEN = "callbacks.seen._target_=tests.test_vstar.Seen"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures() -> Iterator[None]:
-    """Curves take longer than all else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "draw_curves", lambda *_: None)
-        yield
 
 
 def noted(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -166,7 +166,7 @@ class RolloutDataModule(IterationData):
         for name, kept in self.selected(rollouts, self.store.noted(iteration, "chosen")):
             self.num_kept[name] = len(kept)
         self.num_problems = len({rollout.problem for rollout in kept})
-        self.balance = self._balance(iteration, rollouts)
+        self.balance = self._balance(iteration, rollouts, kept)
         if not kept:
             names = ", ".join(type(filter_).__name__ for filter_ in self.filters)
             raise UserError(
@@ -195,12 +195,15 @@ class RolloutDataModule(IterationData):
         steps = self.schedule(iteration, problems, self.batch_size)
         return metrics.wanted(steps * self.batch_size, problems)
 
-    def _balance(self, iteration: int, rollouts: Sequence[Rollout]) -> float | None:
+    def _balance(
+        self, iteration: int, rollouts: Sequence[Rollout], kept: Sequence[Rollout]
+    ) -> float | None:
         """B-STaR's balance score of what this iteration sampled, selected alone; None of none."""
         new = [r for r in rollouts if r.iteration == iteration and r.phase == "generate"]
         if not new:
             return None
-        *_, (_, kept) = self.selected(new, self.store.noted(iteration, "chosen"))
+        if len(new) < len(rollouts):  # else it is what was kept: some filters take minutes
+            *_, (_, kept) = self.selected(new, self.store.noted(iteration, "chosen"))
         return metrics.balance(kept, len(self.problems(iteration)), self.wanted(iteration))
 
     def examples(self, policy: Policy, rollouts: Sequence[Rollout]) -> list[Example]:
