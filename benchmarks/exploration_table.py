@@ -7,7 +7,8 @@ r"""Exploration and exploitation over iterations, by variant, over all seeds: B-
     python benchmarks/exploration_table.py outputs/star-exp [--png curves.png]
 
 Of the last model: test and dev with 95% bootstrap intervals over the pairs of problem and seed. Of
-all models: means over seeds. What B-STaR chose stands below.
+all models: means over seeds. What B-STaR chose stands below. Sums are written in columns without an
+equals sign: a column, 4931 or 9431, counts as an equation.
 """
 
 import argparse
@@ -21,7 +22,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from star_exp.callbacks.candidates import phase_of
-from star_exp.metrics import accuracy, bootstrap_interval, passes, several_passes
+from star_exp.metrics import (
+    accuracy,
+    bootstrap_interval,
+    distinct_equations,
+    passes,
+    several_passes,
+)
 from star_exp.records import Rollout
 from star_exp.store import RolloutStore, by_problem
 
@@ -31,7 +38,7 @@ CURVES = (  # metric of metrics.jsonl, what it is called
     ("dev/pass@1", "pass@1"),
     ("dev/pass@32", "pass@32"),
     ("dev/pass@32-4", "pass@32-4"),
-    ("dev/distinct_equations", "distinct equations"),
+    ("dev/distinct_columns", "distinct columns"),
     ("train/balance", "balance score"),
 )
 
@@ -63,12 +70,18 @@ def runs(root: Path) -> Iterator[tuple[str, int, Path, list[Line]]]:
             extra = (
                 " + reward" if config.get("reward") and "bstar" not in results["variant"] else ""
             )
-            yield (
-                results["variant"] + extra,
-                results["seed"],
-                path.parent,
-                [*map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())],
-            )
+            lines = [*map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())]
+            for line in lines:
+                drawn = RolloutStore(path.parent / "rollouts").read(
+                    line["iteration"], phase_of("dev")
+                )
+                line["dev/distinct_columns"] = fmean(distinct_equations(drawn, columns).values())
+            yield results["variant"] + extra, results["seed"], path.parent, lines
+
+
+def columns(rationale: str) -> list[str]:
+    """What a rationale of the compact format says before its answer."""
+    return rationale.partition("#")[0].split()
 
 
 def print_last(found: dict[str, list[tuple[int, Path, list[Line]]]], k: int) -> None:
@@ -78,6 +91,7 @@ def print_last(found: dict[str, list[tuple[int, Path, list[Line]]]], k: int) -> 
         "dev pass@1": (phase_of("dev"), lambda drawn: passes(drawn, 1)),
         f"dev pass@{k}": (phase_of("dev"), lambda drawn: passes(drawn, k)),
         f"dev pass@{k}-4": (phase_of("dev"), lambda drawn: several_passes(drawn, k, 4)),
+        "dev distinct columns": (phase_of("dev"), lambda drawn: distinct_equations(drawn, columns)),
     }
     print("| variant | " + " | ".join(measures) + " | n of test, dev | seeds | tokens |")
     print("|---" * (len(measures) + 4) + "|")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from star_exp.errors import UserError
 from star_exp.seeds import derive
 
 T = TypeVar("T")
@@ -116,14 +117,22 @@ class ConstantRate:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """Linear warm-up, then linearly down to 0 at the last step of the iteration.
+    """Linear warm-up to `level`, then linearly down to 0 at the last step of the iteration.
 
     A departure from STaR, whose rate stays constant: a tiny model gains much from the decay.
+
+    iterations: down to 0 after so many, of as many steps each, where no reset comes between them.
     """
 
     warmup: int = 10
+    level: float = 1.0
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise UserError(f"rate.iterations={self.iterations}: expected 1 or more")
 
     def __call__(self, step: int, steps: int) -> float:
         warm = (step + 1) / max(1, self.warmup)
-        left = (steps - step) / max(1, steps - self.warmup)
-        return max(0.0, min(1.0, warm, left))
+        left = (self.iterations * steps - step) / max(1, self.iterations * steps - self.warmup)
+        return self.level * max(0.0, min(1.0, warm, left))

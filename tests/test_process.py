@@ -564,3 +564,13 @@ def test_what_its_labels_are_worth_is_measured(finished):
     assert {each.weights for each in completions} == {final_weights(finished)}
     assert 0.5 < final["steps/label_accuracy"] <= 1
     assert 0 < final["steps/right"] < 1 and final["steps/labelled"] > len(counts)
+
+
+@pytest.mark.slow
+def test_its_rate_goes_down_over_all_passes(finished):
+    """To 0 after the last, and not already after the first, behind which nothing would change."""
+    fit = finished / "verifier" / "iter_002"
+    held = torch.load(fit / "checkpoints" / "last.ckpt", weights_only=True)
+    assert held["lr_schedulers"][0]["_last_lr"] == [0.0, 0.0]
+    first, last = (ScoreStore(fit / "scores").read(pass_, "dev-candidates") for pass_ in (1, 2))
+    assert first.keys() == last.keys() and first != last

@@ -9,6 +9,7 @@ from itertools import pairwise, product
 
 import pytest
 
+from star_exp.errors import UserError
 from star_exp.schedule import (
     AddedSteps,
     Balanced,
@@ -226,6 +227,17 @@ def test_a_decaying_rate_by_hand():
 
 def test_a_decaying_rate_without_warmup_by_hand():
     assert [LinearDecay(0)(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+
+
+def test_a_rate_that_decays_over_several_iterations_by_hand():
+    """Two of three steps each, without a reset between them: steps are counted on."""
+    rate = LinearDecay(warmup=1, level=10.0, iterations=2)
+    assert [rate(step, 3) for step in range(6)] == [10, 10, 8, 6, 4, 2]
+
+
+def test_a_rate_over_no_iteration_is_refused():
+    with pytest.raises(UserError, match=r"rate\.iterations=0"):
+        LinearDecay(iterations=0)
 
 
 def test_a_warmup_longer_than_the_iteration_only_warms_up():

@@ -6,7 +6,7 @@ and with it a problem of which nothing could be judged. `check_failed` says how 
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean
 
 from star_exp.checking.numbers import bare
@@ -234,19 +234,22 @@ def self_bleu(texts: Sequence[tuple[int, ...]], hypotheses: int = 50) -> float |
     return sum(scores) / len(scores) / 100
 
 
-def distinct_equations(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def distinct_equations(
+    rollouts: Sequence[Rollout], written: Callable[[str], Sequence[str]] = equations
+) -> dict[str, float]:
     """Distinct equations over all equations of right texts, for each problem that has any.
 
     Wu et al. 2024; B-STaR (arXiv:2412.17256, section 2.2). One text alone says little: 1, mostly.
+    written: the equations of a text, for those that need no equals sign.
     """
     found = {}
     for problem, part in by_problem(judged(rollouts)).items():
-        written: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for text, number in right_texts(part).items():
-            for equation in equations(text):
-                written[equation] += number
-        if written:
-            found[problem] = len(written) / written.total()
+            for equation in written(text):
+                counts[equation] += number
+        if counts:
+            found[problem] = len(counts) / counts.total()
     return found
 
 
