@@ -146,7 +146,7 @@ def print_chosen(found: dict[str, list[tuple[int, Path, list[Line]]]]) -> None:
     for name, of_seeds in found.items():
         for seed, _, lines in of_seeds:
             said = [
-                f"{line['balance/temperature']:g}, {line['balance/threshold']:g} "
+                f"{line['balance/temperature']:g}, {line.get('balance/threshold', 0):g} "
                 f"({line['balance/score']:.3f})"
                 for line in lines
                 if "balance/temperature" in line

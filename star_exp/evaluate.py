@@ -148,12 +148,12 @@ def evaluate(
     counts: dict[str, dict[str, int]] = {}
     for split, problems in problems_of.items():
         rollouts = draw(split, problems, 1, greedy)
-        values |= metrics.sampled(split, rollouts, "accuracy")
-        intervals |= metrics.intervals(split, rollouts)
+        values |= metrics.sampled(split, rollouts, "accuracy", task.equations)
+        intervals |= metrics.intervals(split, rollouts, task.equations)
         if sampled is not None:
             several = draw(phase_of(split), problems, samples, sampled)
-            found = metrics.candidates(split, several)
-            intervals_of = metrics.intervals(split, several)
+            found = metrics.candidates(split, several, task.equations)
+            intervals_of = metrics.intervals(split, several, task.equations)
             sure = {name: intervals_of[name] for name in found}
             if picker is not None:
                 scores = picker.scores(several, task)
@@ -181,11 +181,7 @@ def _picker(
     if verifier is None and not (own / "verifier.safetensors").exists():
         return None
     picker = verifying.picker(verifier or own, _say_step)
-    if picker.verifier.policy.tokenizer.get_vocab() != module.policy.tokenizer.get_vocab():
-        raise UserError(
-            f"--verifier {verifier} reads other tokens than the model of {run_dir} writes; give a "
-            "verifier of a model with the same tokenizer"
-        )
+    picker.check_reads(module.policy, "--verifier ")
     picker.verifier.to(module.device)
     return picker
 

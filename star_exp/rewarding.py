@@ -3,8 +3,9 @@
     cache_dir/reward-1a2b3c4d/seed0/     the run directory of a verifier's fit (verifying.py)
         generator/                       the run that it is on: M_0 after the solutions, G_SFT
 
-It depends on task, model and its own settings alone, so that all variants and seeds have the same
-one: it is made by the first, and stays as it is (B-STaR, section A.1).
+It depends on task and model, on optimizer, batch and prompts (module.* and data.*), and on its own
+settings, so that all variants and seeds have the same one: it is made by the first, and stays as it
+is (B-STaR, section A.1). Under torchrun or Slurm, let one run make it before others begin.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from star_exp import verifying
@@ -62,15 +63,20 @@ def _made(config: Config, run: Callable[[Config], Any]) -> Path:
         "callbacks": {name: config["callbacks"].get(name) for name in verifying.SHARED},
         **{"tags": [], "patience": None, "from": None, "reward": None, "optimized_metric": ""},
     }
-    cell = cell_hash(OmegaConf.create({**shared, "verifier": model}))
+    named = {**shared, "callbacks": {}, "verifier": model}  # what is reported names no model
+    cell = cell_hash(OmegaConf.create(named))
     root = Path(config["cache_dir"]) / f"reward-{cell}" / f"seed{shared['seed']}"
     shared |= {"cell": cell, "iterations": model["iterations"]}
     lock = FileLock(root.with_suffix(".lock"))
     if is_main_process():
         root.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()  # another run may be making it
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for the reward model in {root}, which another run is making")
+            lock.acquire()
     try:
-        if not (root / "verifier.safetensors").exists():
+        if not (root / verifying.WEIGHTS).exists():
             generator = root / "generator"
             run(verifying.of_solutions({**shared, "run_dir": str(generator)}))
             run({**shared, "run_dir": str(root), "from": str(generator), "verifier": model})

@@ -20,13 +20,24 @@ def _probability(chance: float) -> float:
     return 2 * chance - 1
 
 
+def _of_probability(reward: float) -> float:
+    return (reward + 1) / 2
+
+
 def _logit(chance: float) -> float:
     """A fifth of the logit, beyond [-1, 1] too: the released code (determine_hyper.py)."""
     inside = min(max(chance, 2.0**-53), 1 - 2.0**-53)
     return (math.log(inside) - math.log1p(-inside)) / 5
 
 
-SCALES: dict[str, Callable[[float], float]] = {"probability": _probability, "logit": _logit}
+def _of_logit(reward: float) -> float:
+    return 1 / (1 + math.exp(-5 * reward))
+
+
+SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {  # there and back
+    "probability": (_probability, _of_probability),
+    "logit": (_logit, _of_logit),
+}
 Scale = Literal["probability", "logit"]
 
 
@@ -42,8 +53,12 @@ class Reward:
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """The rollouts, each with its reward."""
-        scaled = map(SCALES[self.scale], self.chances(rollouts))
+        scaled = map(SCALES[self.scale][0], self.chances(rollouts))
         return [
             replace(rollout, scores={**rollout.scores, self.name: score})
             for rollout, score in zip(rollouts, scaled, strict=True)
         ]
+
+    def given(self, rollout: Rollout) -> float:
+        """The chance of being right that a rollout was given."""
+        return SCALES[self.scale][1](rollout.scores[self.name])

@@ -35,7 +35,7 @@ from star_exp.errors import CheckpointError, UserError
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel, Load, started_from
 from star_exp.records import Problem
-from star_exp.rundir import RunDirectory, is_main_process
+from star_exp.rundir import RunDirectory, is_main_process, together
 from star_exp.scores import ScoreStore
 from star_exp.store import RolloutStore
 from star_exp.tasks.base import Task
@@ -67,12 +67,14 @@ def run(
             return results["final"].get(config["optimized_metric"])
         try:
             _fit(config, directory, console, generator)
+            together()
             if config["verifier"] is not None:
                 _verify(config, directory)
         except BaseException as error:
             directory.failed(error)
             raise
         results = directory.finish()
+        together()  # a fit that follows reads what this one has left
         if is_main_process():
             _say(console, results, directory.root, "finished")
         return results["final"].get(config["optimized_metric"])
@@ -86,7 +88,8 @@ def _fit(
     task = build(config["task"])
     source = build(config["model"])
     folder = source.prepare(task, Path(config["cache_dir"]), progress)
-    directory.note_data(fingerprints(task))
+    of_reward = {} if judge is None else {"reward model": judge.fingerprint()}
+    directory.note_data({**fingerprints(task), **of_reward})
     _describe(console, directory, "base", source.description(task))
 
     pl.seed_everything(config["seed"], verbose=False)
@@ -98,6 +101,8 @@ def _fit(
     if judge is not None:
         handed["reward"] = rewarding.reward(judge, task, config["reward"]["scale"])
     module: LanguageModel = build(config["module"], base=base)
+    if judge is not None:
+        judge.check_reads(module.policy, "reward.from=")
     data = build(
         config["data"],
         task=task,
@@ -154,15 +159,16 @@ def _close_wandb(trainer: pl.Trainer, exit_code: int) -> None:
 
 
 def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console) -> list:
-    """Those of the config, in its order, but for those that tell what the others did; and those
-    that every fit needs around them."""
+    """Those of the config, in its order, but for solutions, which others choose and train by, and
+    those that tell what the others did; and those that every fit needs around them."""
     handed = {
         "star_exp.callbacks.report.Report": {"folder": directory.root, "head": directory.head},
         "star_exp.callbacks.keep.KeepSFT": {"folder": directory.root},
         "star_exp.callbacks.balance.Balance": {"folder": directory.root},
         "star_exp.callbacks.panel.Panel": {"console": console},
     }
-    named = sorted(config["callbacks"].items(), key=lambda item: item[0] in ("report", "panel"))
+    last = {"solutions": -1, "report": 1, "panel": 1}
+    named = sorted(config["callbacks"].items(), key=lambda item: last.get(item[0], 0))
     nodes = [node for _, node in named if node is not None]
     callbacks = [build(node, **handed.get(node["_target_"], {})) for node in nodes]
     callbacks.append(SeedIteration(config["seed"]))

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -112,9 +113,9 @@ class RunDirectory:
                 if before.get(name) != fingerprints.get(name)
             ]
             raise ConfigMismatch(
-                f"the data of the task have changed since {self.root} was begun:\n  "
+                f"what it reads has changed since {self.root} was begun:\n  "
                 + "\n  ".join(changed)
-                + "\nchoose another run_dir, or take the data that it began with"
+                + "\nchoose another run_dir, or put back what it began with"
             )
         self.manifest["data"] = fingerprints
         if self.main:
@@ -184,6 +185,12 @@ def rank() -> int:
 def is_main_process() -> bool:
     """Whether this process writes and speaks."""
     return rank() == 0
+
+
+def together() -> None:
+    """Waits for the other ranks of a run, if it has any: what one has written all can read."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def git_state() -> dict[str, Any]:

@@ -168,7 +168,8 @@ def draw_balance(grids: Mapping[int, Mapping[str, Any]], path: Path) -> None:
         for axis, values in ((axes.xaxis, grid["thresholds"]), (axes.yaxis, grid["temperatures"])):
             every = -(-len(values) // 6)
             shown = range(0, len(values), every)
-            axis.set_ticks(shown, [f"{values[place]:g}" for place in shown])
+            named = ["its own" if value is None else f"{value:g}" for value in values]
+            axis.set_ticks(shown, [named[place] for place in shown])
     for axes in [*places.flat][len(grids) :]:
         axes.set_axis_off()
     figure.supxlabel("reward threshold")

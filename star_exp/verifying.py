@@ -10,6 +10,7 @@ reports and logs in the same way. `star-exp run variant=vstar` makes it when the
 `star-exp run variant=vstar_verifier from=RUN_DIR` for a run that was made before.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ from star_exp.modules.base import Load, put_trained, started_from
 from star_exp.modules.verifier import Verifier, fitting, logprobs, score
 from star_exp.prompts import Prompts
 from star_exp.records import Rollout
+from star_exp.sampling.base import Policy
 from star_exp.tasks.base import Task
 
 Config = dict[str, Any]
+WEIGHTS = "verifier.safetensors"  # of a verifier's run, when it is done
 SHARED = ("report", "panel")  # callbacks that every fit has
 OF_SFT = ("Correct", "Distinct")  # filters, as in variant=sft
 PICKED = (  # what is measured of a verifier, and of what it picks from
@@ -131,6 +134,19 @@ class Picker:
     prompts: Prompts  # that it was trained with
     sft: Load  # the reference, where its scores need one
 
+    def check_reads(self, policy: Policy, setting: str) -> None:
+        """UserError if it reads other tokens than this policy writes; setting: that named it."""
+        if self.verifier.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise UserError(
+                f"{setting}{self.root} reads other tokens than the model writes that it is to "
+                "judge; give a verifier of a model with the same tokenizer"
+            )
+
+    def fingerprint(self) -> str:
+        """Of its trained weights: the same model gives the same scores."""
+        with (self.root / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+
     def scores(self, rollouts: Sequence[Rollout], task: Task) -> list[float]:
         """Of each rollout, in their order: the higher, the better."""
         policy, tokens = self.verifier.policy, fitting(self.verifier.model)
@@ -152,7 +168,7 @@ def picker(root: Path, progress: Progress) -> Picker:
     """The verifier of a verifier's run, on the base model that it was made with, whichever run it
     is to pick for. UserError where it is not finished, or where a reference that it needs is gone.
     """
-    weights, settings = root / "verifier.safetensors", root / "config.yaml"
+    weights, settings = root / WEIGHTS, root / "config.yaml"
     for path in (settings, weights):
         if not path.exists():
             raise UserError(

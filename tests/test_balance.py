@@ -4,7 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -12,15 +12,19 @@ from typing import Any
 
 import pytest
 
+from star_exp.callbacks.balance import Balance
 from star_exp.config.build import build
 from star_exp.errors import UserError
 from star_exp.filters import Correct, Distinct, Rewarded, TopUp
 from star_exp.models.base import load
 from star_exp.records import Rollout
+from star_exp.rewards import Reward
 from star_exp.run import run
 from star_exp.sampling.base import Request
 from star_exp.sampling.sampler import TextSampler
 from star_exp.store import RolloutStore
+from star_exp.tasks.arithmetic import Arithmetic
+from star_exp.tasks.base import Exemplar
 from star_exp.tuning import tuned
 from tests.rollouts import right, rollout, wrong
 
@@ -59,6 +63,15 @@ def test_kept_is_what_is_strictly_above_the_threshold():
     assert [r.problem for r in Rewarded(0.0)(given)] == ["a", "d"]
     assert [r.problem for r in Rewarded(-0.1)(given)] == ["a", "b", "c", "d"]
     assert [r.problem for r in Rewarded(0.5)(given)] == ["a"]
+
+
+def test_a_sampler_without_a_temperature_is_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Cool:
+        top_k: int = 1
+
+    with pytest.raises(UserError, match="Cool has no field `temperature`"):
+        Balance(Cool(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_without_a_reward_model_those_above_0_are_the_right_ones():
@@ -157,12 +170,18 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def by_hand(rollouts: list[Rollout], problems: int, wanted: int, threshold: float) -> float:
-    """Eq. 3, written down anew; of what is asked twice each text is selected once."""
-    first = {(r.question, r.text): r for r in reversed(rollouts) if not r.truncated}
+def by_hand(
+    rollouts: list[Rollout], problems: int, wanted: int, threshold: float, left_out: bool = False
+) -> float:
+    """Eq. 3, written down anew; of what is asked twice each text is selected once.
+
+    left_out: problems of which nothing is selected, as in the released code."""
+    above = [r for r in rollouts if not r.truncated and r.reward > threshold]
+    first = {(r.question, r.text): r for r in reversed(above)}
     total = 0.0
     for name in {r.problem for r in rollouts}:
-        selected = [r for r in first.values() if r.problem == name and r.reward > threshold]
+        selected = [r for r in first.values() if r.problem == name]
+        problems -= left_out and not selected
         good = sum(r.correct for r in selected)
         total += min(good / wanted, 1) * good / len(selected) if selected else 0.0
     return total / problems
@@ -178,7 +197,8 @@ def test_each_iteration_takes_the_temperature_with_the_highest_score(store, conf
         ]
         assert [row[0] for row in grid["scores"]] == pytest.approx(expected)
         best = max(range(2), key=lambda place: expected[place])
-        assert store.noted(iteration, "chosen") == {"temperature": GRID[best], "threshold": 0.0}
+        assert store.noted(iteration, "chosen") == {"temperature": GRID[best]}  # and nothing else
+        assert grid["thresholds"] == [None]
         assert grid["score"] == max(expected) > 0
 
 
@@ -232,6 +252,7 @@ def test_the_metrics_tell_what_was_chosen_at_what_cost(store, folder):
         assert line["balance/temperature"] == grid["temperature"]
         assert line["balance/score"] == grid["score"]
         assert line["balance/score/temperature=1.3"] == grid["scores"][1][0]
+        assert "balance/threshold" not in line  # it stays as it is
         drawn = [r for t in GRID for r in store.read(line["iteration"], f"balance-{t:g}")]
         tokens = sum(len(r.tokens) for r in drawn)
         assert line["balance/tokens"] == tokens > 0
@@ -274,6 +295,12 @@ class Judged:
     def to(self, device) -> None:
         """Nothing to move."""
 
+    def check_reads(self, policy, setting) -> None:
+        """It reads texts."""
+
+    def fingerprint(self) -> str:
+        return "judged"
+
     def scores(self, rollouts, task) -> list[float]:
         return [random.Random(r.text).random() for r in rollouts]
 
@@ -288,8 +315,15 @@ REWARDED = (
     f"callbacks.balance.temperatures={list(GRID)}",
     "callbacks.balance.thresholds=[-0.9,-0.3,0.3,0.9]",
     "callbacks.balance.problems=20",
+    "callbacks.balance.empty=left_out",
+    "callbacks.solutions.every=true",
     "reward=process",
 )
+
+
+def solved(task: Arithmetic) -> list[Exemplar]:
+    """A human's solution of each problem that these runs train on, wrong answers being easy."""
+    return [Exemplar(each, task.rationale(each)) for each in task.problems("train")]
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +333,7 @@ def rewarded(small_config: Make, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "rewarded"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewarding, "load", lambda *_: Judged())
+        patch.setattr(Arithmetic, "solved", solved)
         run(small_config(folder, *REWARDED), [])
     return folder
 
@@ -311,22 +346,26 @@ def test_what_is_sampled_for_training_is_rewarded_and_what_is_measured_greedily_
         for each in found:
             chance = random.Random(each.text).random()
             assert each.scores["process"] == pytest.approx(2 * chance - 1)  # in [-1, 1]
-    assert all(r.scores == {} for r in store.read(2, "dev") + store.read(1, "solutions"))
+    assert all(r.scores == {} for r in store.read(2, "dev") + store.read(2, "solutions"))
 
 
 def test_the_pair_with_the_highest_score_is_taken_and_trained_with(rewarded):
     store = RolloutStore(rewarded / "rollouts")
     grid = store.noted(2, "balance")
     thresholds = [-0.9, -0.3, 0.3, 0.9]
+    given = store.read(2, "solutions")
     for row, temperature in zip(grid["scores"], GRID, strict=True):
         drawn = store.read(2, f"balance-{temperature:g}")
-        hand = [by_hand(drawn, 20, grid["wanted"], threshold) for threshold in thresholds]
+        names = {r.problem for r in drawn}
+        drawn += [r for r in given if r.problem in names]  # one candidate more, of reward 1
+        assert len(drawn) == 20 * 7
+        hand = [by_hand(drawn, 20, grid["wanted"], t, left_out=True) for t in thresholds]
         assert row == pytest.approx(hand)
     assert grid["score"] == max(max(row) for row in grid["scores"])
     hot = GRID.index(grid["temperature"])
     assert grid["scores"][hot][thresholds.index(grid["threshold"])] == grid["score"]
-    kept = Distinct()([r for r in store.read(2, "generate") if not r.truncated])
-    kept = [r for r in kept if r.reward > grid["threshold"]]
+    kept = [r for r in given + store.read(2, "generate") if not r.truncated]
+    kept = Distinct()([r for r in kept if r.reward > grid["threshold"]])
     last = lines(rewarded)[-1]
     assert last["train/examples"] == len(kept)
     assert last["balance/threshold"] == grid["threshold"]
@@ -336,11 +375,38 @@ def test_picking_by_reward_alone_is_measured(rewarded):
     """reward@K-S: the best S of K by what the reward model gave, which knows no answers."""
     last = lines(rewarded)[-1]
     found = RolloutStore(rewarded / "rollouts").read(2, "dev-candidates")
-    best = []
+    picked, all_right, votes = [], [], []
     for name in {r.problem for r in found}:
-        mine = sorted((r for r in found if r.problem == name), key=lambda r: -r.scores["process"])
-        best.append(mine[0].correct)
-    assert last["dev/best_of_4/reward"] == pytest.approx(fmean(best), abs=0.11)  # but for ties
+        mine = [r for r in found if r.problem == name]
+        best = max(r.scores["process"] for r in mine)
+        picked.append(fmean(r.correct for r in mine if r.scores["process"] == best))  # ties
+        all_right.append(all(r.correct for r in mine))
+        weights: dict[str, float] = {}
+        for r in mine:  # each votes with the chance that it was given, in [0, 1]
+            chance = (r.scores["process"] + 1) / 2
+            if not r.truncated and r.answer is not None:
+                weights[r.answer] = weights.get(r.answer, 0.0) + chance
+        most = max(weights, key=lambda answer: weights[answer])
+        votes.append(any(r.correct and r.answer == most for r in mine))
+    assert last["dev/best_of_4/reward"] == pytest.approx(fmean(picked))
+    assert last["dev/reward@4-4/reward"] == pytest.approx(fmean(all_right))
+    assert last["dev/weighted_majority@4/reward"] == pytest.approx(fmean(votes))
+    assert "dev/ece/reward" in last
+
+
+def test_without_a_reward_model_nothing_is_said_of_rewards(folder):
+    """Reward@K-S by right or wrong alone would be pass@K-S under another name."""
+    assert not [name for line in lines(folder) for name in line if name.endswith("/reward")]
+
+
+def test_chances_come_back_from_either_scale():
+    """A fifth of the logit in the released code: log(0.9 / 0.1) / 5."""
+    for scale, of_nine_tenths in (("probability", 0.8), ("logit", math.log(9) / 5)):
+        reward = Reward("process", lambda rollouts: [0.9, 0.25], scale)
+        given = reward([right("a"), wrong("b")])
+        assert given[0].scores["process"] == pytest.approx(of_nine_tenths)
+        assert [reward.given(each) for each in given] == pytest.approx([0.9, 0.25])
+        assert given[0].reward == pytest.approx(1 + of_nine_tenths)
 
 
 def test_a_reward_that_is_no_chance_is_refused(small_config, monkeypatch, tmp_path):
@@ -349,6 +415,7 @@ def test_a_reward_that_is_no_chance_is_refused(small_config, monkeypatch, tmp_pa
     judged = Judged()
     judged.probable = False
     monkeypatch.setattr(verifying, "picker", lambda *_: judged)
-    config = small_config(tmp_path / "run", *REWARDED, "reward.from=somewhere")
+    (tmp_path / "verifier.safetensors").touch()
+    config = small_config(tmp_path / "run", *REWARDED, f"reward.from={tmp_path}")
     with pytest.raises(UserError, match="verifier=process or verifier=orm"):
         rewarding.load(config, run, lambda *_: None)

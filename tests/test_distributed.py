@@ -93,3 +93,23 @@ def test_a_run_goes_on_with_another_number_of_processes(one, base_cache, tmp_pat
     finish(start(tmp_path / "run", base_cache, "iterations=2"))
     # and the evaluation of M_1, which was the last model for a while
     assert texts(one).items() <= texts(tmp_path / "run").items()
+
+
+@pytest.mark.slow
+def test_two_processes_make_a_reward_model_and_choose(base_cache, tmp_path):
+    """The model, its generator and the run are three fits of the same two processes."""
+    part, words = "reward.model.callbacks", ("variant=online_rft", "iterations=2", "samples=3")
+    words += ("balance=temperature_and_threshold", "callbacks.balance.temperatures=[0.7,1.3]")
+    words += ("callbacks.balance.problems=12", "callbacks.balance.problems_a_shard=4")
+    words += ("callbacks.candidates.samples=4", "callbacks.candidates.final_splits=[dev]")
+    words += ("reward=process", f"{part}.responses.problems=20", f"{part}.responses.samples=3")
+    words += (f"{part}.complete.completions=2", f"{part}.candidates.samples=4")
+    two, one = tmp_path / "two", tmp_path / "one"
+    finish(start(two, tmp_path / "cache", *words, "trainer=ddp_cpu"))
+    (made,) = (tmp_path / "cache").glob("reward-*/seed0/verifier.safetensors")
+    assert results(two)["status"] == "finished"
+    chosen = RolloutStore(two / "rollouts").noted(2, "chosen")
+    assert {*chosen} == {"temperature", "threshold"}
+    finish(start(one, base_cache, *words, f"reward.from={made.parent}"))  # alone, by that model
+    assert texts(two) == texts(one)
+    assert RolloutStore(one / "rollouts").noted(2, "chosen") == chosen

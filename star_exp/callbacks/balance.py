@@ -6,12 +6,13 @@ the highest mean balance score is taken for the iteration.
 
     rollouts/iter_003/balance-0.8/     what was sampled at temperature 0.8
                      /balance.json     the grid of scores
-                     /chosen.json      {"temperature": 0.8, "threshold": -0.1}: see tuning.py
+                     /chosen.json      {"temperature": 0.8, "threshold": -0.1}: see tuning.py;
+                                       without what has no grid
     balance.png                        the grids as heat maps
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -31,11 +32,12 @@ from star_exp.schedule import draw
 from star_exp.seeds import derive
 
 GRID, CHOSEN = "balance", "chosen"  # as the store notes them
-MEASURED = ("temperature", "threshold", "score", "tokens", "prompt_tokens")
+MEASURED = ("temperature", "threshold", "score", "wanted", "tokens", "prompt_tokens")
 
 
 class Balance(Phase):
-    """Chooses temperature and threshold of an iteration; stands before the phases that sample.
+    """Chooses temperature and threshold of an iteration; stands before the phases that sample, and
+    behind the one that writes down solutions.
 
     What is selected of the samples is what the run's filters leave at a threshold: a pair is judged
     by what training would get. Of pairs with the same score it takes the lowest temperature,
@@ -43,8 +45,8 @@ class Balance(Phase):
 
     problems: how many, the same in all iterations: 600 of 11,500 in the paper.
     samples: of each at each temperature, as many as `generate` draws.
-    temperatures, thresholds: the grid; one temperature or one threshold alone isn't chosen. Where
-        right or wrong is all the reward there is, thresholds have nothing to choose: give 0 alone.
+    temperatures, thresholds: the grid; None: the sampler's own, the filters' own stay. Where right
+        or wrong is all the reward there is, thresholds have nothing to choose.
     wanted: n*, how many right samples of a problem are enough; None: ceil(N / M), the paper's, of
         the samples that an iteration's steps take and the problems that it draws. (The released
         code has 8 written in it, where the paper's rule gives 6.)
@@ -56,8 +58,8 @@ class Balance(Phase):
         self,
         sampler: TextSampler,
         folder: Path,
-        temperatures: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
-        thresholds: Sequence[float] = (0.0,),
+        temperatures: Sequence[float] | None = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
+        thresholds: Sequence[float] | None = None,
         samples: int = 64,
         problems: int = 600,
         wanted: int | None = None,
@@ -65,9 +67,20 @@ class Balance(Phase):
         first: int = 1,
         problems_a_shard: int = 200,
     ):
-        _check(temperatures, thresholds, samples)
+        if "temperature" not in {field.name for field in fields(sampler)}:
+            raise UserError(
+                f"callbacks.balance.sampler: {type(sampler).__name__} has no field `temperature` "
+                "to choose; give it one, or take balance=none"
+            )
+        self.chooses = {
+            name
+            for name, grid in (("temperature", temperatures), ("threshold", thresholds))
+            if grid is not None
+        }
         self.sampler, self.samples, self.picture = sampler, samples, folder / "balance.png"
-        self.temperatures, self.thresholds = sorted(temperatures), sorted(thresholds)
+        own = [sampler.temperature]
+        self.temperatures = sorted(own if temperatures is None else temperatures)
+        self.thresholds = [None] if thresholds is None else sorted(thresholds)
         self.size, self.wanted = problems, wanted
         self.empty: Literal["zero", "left_out"] = empty
         self.first, self.problems_a_shard = first, problems_a_shard
@@ -113,9 +126,10 @@ class Balance(Phase):
             )
         pairs = product(range(len(self.temperatures)), range(len(self.thresholds)))
         hot, strict = max(pairs, key=lambda pair: (scores[pair[0]][pair[1]], -pair[0], pair[1]))
-        chosen = {"temperature": self.temperatures[hot], "threshold": self.thresholds[strict]}
+        best = {"temperature": self.temperatures[hot], "threshold": self.thresholds[strict]}
+        chosen = {name: value for name, value in best.items() if name in self.chooses}
         grid = {
-            **chosen,
+            **best,
             "score": scores[hot][strict],
             "wanted": wanted,
             "problems": len(problems),
@@ -144,11 +158,12 @@ class Balance(Phase):
         self,
         data: RolloutDataModule,
         rollouts: Sequence[Rollout],
-        threshold: float,
+        threshold: float | None,
         problems: int,
         wanted: int,
     ) -> float:
-        *_, (_, selected) = data.selected(rollouts, {"threshold": threshold})
+        chosen = {} if threshold is None else {"threshold": threshold}
+        *_, (_, selected) = data.selected(rollouts, chosen)
         return metrics.balance(selected, problems, wanted, self.empty)
 
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
@@ -157,7 +172,7 @@ class Balance(Phase):
         grid = data.store.noted(iteration, GRID)
         if not grid:
             return {}
-        values: dict[str, float] = {name: float(grid[name]) for name in MEASURED}
+        values = {name: float(grid[name]) for name in MEASURED if grid[name] is not None}
         for temperature, row in zip(grid["temperatures"], grid["scores"], strict=True):
             values[f"score/temperature={temperature:g}"] = max(row)
         seconds = data.clock.seconds(iteration).items()
@@ -167,16 +182,3 @@ class Balance(Phase):
 
 def phase_of(temperature: float) -> str:
     return f"balance-{temperature:g}"
-
-
-def _check(temperatures: Sequence[float], thresholds: Sequence[float], samples: int) -> None:
-    if not temperatures or not thresholds:
-        raise UserError(
-            f"callbacks.balance: temperatures={[*temperatures]} and thresholds={[*thresholds]}: "
-            "expected at least one of each to choose from"
-        )
-    if min(temperatures) <= 0 and samples > 1:
-        raise UserError(
-            f"callbacks.balance.temperatures={[*temperatures]} and samples={samples} clash: at "
-            "temperature 0 all samples of a problem would be the same; expected numbers above 0"
-        )

@@ -12,6 +12,7 @@ from star_exp.errors import UserError
 from star_exp.modules.base import LanguageModel
 from star_exp.records import Rollout
 from star_exp.sampling.base import Policy, Sampler
+from star_exp.tasks.base import Task
 
 
 def phase_of(split: str) -> str:
@@ -74,9 +75,13 @@ class Candidates(Phase):
 
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """The metrics of an iteration, for the report; {} where nothing was drawn."""
-        store, values = data_of(trainer).store, {}
+        data, values = data_of(trainer), {}
         for split in self.all_splits:
-            values |= picked(split, store.read(iteration, phase_of(split)))
+            rollouts = data.store.read(iteration, phase_of(split))
+            values |= picked(split, rollouts, data.task)
+            if rollouts and data.reward is not None:  # alone: the sum knows the right answer
+                given = [data.reward.given(rollout) for rollout in rollouts]
+                values |= metrics.selected(split, rollouts, "reward", given, probable=True)
         return values
 
 
@@ -99,18 +104,14 @@ class CandidatesOfGenerator(Candidates):
         """What needs no verifier, beside what the last one gives."""
         data, values = verifier_data_of(trainer), {}
         for split in self.all_splits if iteration == trainer.max_epochs else ():
-            values |= picked(split, data.candidates(split))
+            values |= picked(split, data.candidates(split), data.task)
         return values
 
 
-def picked(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+def picked(split: str, rollouts: Sequence[Rollout], task: Task) -> dict[str, float]:
     """How good candidates are, and those that are picked without a verifier being trained."""
-    values = metrics.candidates(split, rollouts)
+    values = metrics.candidates(split, rollouts, task.equations)
     values |= metrics.selected(split, rollouts, "likelihood", own_likelihood(rollouts))
-    if rollouts and all(rollout.scores for rollout in rollouts):
-        # by what the reward model gave alone: the reward knows the right answer
-        given = [sum(rollout.scores.values()) for rollout in rollouts]
-        values |= metrics.selected(split, rollouts, "reward", given)
     return values
 
 

@@ -63,9 +63,9 @@ class OtherTasks(Phase):
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """The metrics of an iteration, for the report."""
         store, values = data_of(trainer).store, {}
-        for name in self.tasks:
+        for name, task in self.tasks.items():
             rollouts = store.read(iteration, _phase(name))
-            values |= metrics.sampled(f"ood/{name}", rollouts, "accuracy")
+            values |= metrics.sampled(f"ood/{name}", rollouts, "accuracy", task.equations)
         return values
 
 

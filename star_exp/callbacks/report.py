@@ -110,7 +110,7 @@ class Report(Phase):
         values: dict[str, float] = {}
         for phase in ("generate", "rationalize"):
             split = "coverage" if phase == "generate" else "accuracy"
-            values |= metrics.sampled(phase, rollouts[phase], split)
+            values |= metrics.sampled(phase, rollouts[phase], split, data.task.equations)
             values |= metrics.diversity(phase, rollouts[phase])
         if rollouts["generate"]:
             values |= metrics.training(rollouts["generate"], rollouts["rationalize"], drawn)
@@ -142,7 +142,7 @@ class Report(Phase):
             if isinstance(evaluate, Evaluate):
                 for split in (*evaluate.splits, *evaluate.final_splits):
                     rollouts = data.store.read(iteration, split)
-                    values |= metrics.sampled(split, rollouts, "accuracy")
+                    values |= metrics.sampled(split, rollouts, "accuracy", data.task.equations)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             measured = getattr(callback, "measured", None)
             if measured is not None:

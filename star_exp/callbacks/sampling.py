@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 
 from star_exp.callbacks.phase import announce
 from star_exp.data.iterations import IterationData
-from star_exp.data.steps import reaching
+from star_exp.data.steps import reaching, text_lengths
 from star_exp.errors import UserError
 from star_exp.models.lora import merged
 from star_exp.records import Problem, Rollout, Segment
@@ -176,7 +176,7 @@ def _with_beginning(
     places = [(string, text.find(string, max(0, len(before) - len(string) + 1))) for string in stop]
     ends = [place + len(string) for string, place in places if 0 <= place < len(before)]
     if ends:
-        kept = reaching(policy, said.tokens, min(ends) - len(before))
+        kept = reaching(text_lengths(policy, said.tokens), min(ends) - len(before))
         said = replace(
             said,
             text=text[len(before) : min(ends)],

@@ -7,12 +7,14 @@ before. What would end a run only after hours is found here: a damaged file, no 
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from star_exp.config.build import build
-from star_exp.errors import UserError
+from star_exp.errors import UserError, did_you_mean
 from star_exp.metrics import metric
 from star_exp.records import Problem
+from star_exp.rewards import SCALES
 from star_exp.sampling.ranges import RANGES
 from star_exp.tasks.base import Task
 from star_exp.tasks.sources import Source, texts
@@ -306,7 +308,7 @@ def _filters(config: dict[str, Any]) -> Iterator[str]:
     targets = [
         node["_target_"] for node in config["data"].get("filters") or () if _has_target(node)
     ]
-    ours = bool(targets) and all(target.startswith("star_exp.filters.") for target in targets)
+    ours = bool(targets) and all(target.startswith(OURS) for target in targets)
     if ours and not {*JUDGE} & {*targets} and _sampled(config):
         yield (
             f"data.filters has {', '.join(targets)} and not star_exp.filters.Correct: rationales "
@@ -332,7 +334,18 @@ def _balance(config: dict[str, Any]) -> Iterator[str]:
     if not node:
         return
     targets = [filter_.get("_target_") for filter_ in config["data"].get("filters") or ()]
-    several = len(node.get("thresholds") or ()) > 1
+    for name in ("temperatures", "thresholds"):
+        if node.get(name) == []:
+            yield (
+                f"callbacks.balance.{name}=[]: expected numbers to choose from, or null to leave "
+                "it as it is"
+            )
+    if node.get("temperatures") is None and node.get("thresholds") is None:
+        yield (
+            "callbacks.balance.temperatures and thresholds are both null: there is nothing to "
+            "choose; give a grid of one of them, or take balance=none"
+        )
+    several = bool(node.get("thresholds"))
     if several and not {*JUDGE[1:]} & {*targets}:
         yield (
             f"callbacks.balance.thresholds={node['thresholds']} and data.filters clash: none of "
@@ -360,6 +373,58 @@ def _balance(config: dict[str, Any]) -> Iterator[str]:
         yield (
             f"callbacks.balance and variant={config['choices']['variant']} clash: nothing samples "
             "at what it chooses; take balance=none"
+        )
+
+
+def _reward(config: dict[str, Any]) -> Iterator[str]:
+    """A reward model that can't be made, or isn't there: found before hours are spent on it."""
+    node = config.get("reward")
+    if node is None:
+        return
+    named, model, known = node.get("from"), node.get("model"), ("from", "seed", "scale", "model")
+    for key in sorted({*node} - {*known}):
+        yield f"reward.{key}: there is no such key; {did_you_mean(key, known)}"
+    if type(node.get("seed")) is not int or node["seed"] < 0:
+        yield f"reward.seed={node.get('seed')!r}: expected an integer, at least 0"
+    if node.get("scale") not in SCALES:
+        yield f"reward.scale={node.get('scale')!r}: {did_you_mean(str(node.get('scale')), SCALES)}"
+    if named is not None and not (Path(named) / "verifier.safetensors").exists():
+        yield (
+            f"reward.from={named}: there is no verifier.safetensors; give the folder of a finished "
+            "fit of verifier=process or verifier=orm, such as RUN_DIR/verifier/iter_004"
+        )
+    elif named is None and not isinstance(model, dict):
+        yield (
+            f"reward.model={model!r} and reward.from=null: there is no reward model to make or to "
+            "read; give reward.from=DIR, or take reward=process as it is"
+        )
+    elif named is None and model["iterations"] < 1:
+        yield f"reward.model.iterations={model['iterations']}: expected at least 1"
+
+
+def _rewarded(config: dict[str, Any]) -> Iterator[str]:
+    """Rewards that select nothing, and thresholds that, without a reward, select all or nothing."""
+    filters = [each for each in config["data"].get("filters") or () if _has_target(each)]
+    thresholds = [each for each in filters if each["_target_"] in JUDGE[1:]]
+    if config.get("reward") is None:
+        for each in thresholds:
+            if not 0 <= (threshold := each.get("threshold", 0.0)) < 1:
+                yield (
+                    f"{each['_target_']}.threshold={threshold} and reward=none clash: without a "
+                    "reward model right ones have a reward of 1 and wrong ones of 0, so that "
+                    f"{'all' if threshold < 0 else 'none'} would be trained on; add "
+                    "reward=process, or set judge.threshold=0"
+                )
+    elif not config["callbacks"].get("generate"):
+        yield (
+            f"reward and variant={config['choices']['variant']} clash: nothing is sampled that a "
+            "reward model could judge; take reward=none"
+        )
+    elif not thresholds and all(each["_target_"].startswith(OURS) for each in filters):
+        yield (
+            "reward and data.filters clash: none of "
+            f"{', '.join(each['_target_'] for each in filters)} goes by the reward; put ${{judge}} "
+            "in the place of star_exp.filters.Correct, or take reward=none"
         )
 
 
@@ -485,8 +550,9 @@ def _kept(config: dict[str, Any]) -> Iterator[str]:
 
 
 KEEPS = "star_exp.callbacks.keep.KeepSFT"
+OURS = "star_exp.filters."
 # filters that tell right from wrong; all but the first by a threshold
-JUDGE = tuple(f"star_exp.filters.{name}" for name in ("Correct", "Rewarded", "TopUp"))
+JUDGE = tuple(f"{OURS}{name}" for name in ("Correct", "Rewarded", "TopUp"))
 WRITES = {
     "star_exp.callbacks.generate.Generate": "generate",
     "star_exp.callbacks.generate.Rationalize": "rationalize",
@@ -514,7 +580,8 @@ def _select(config: dict[str, Any] | None, key: str) -> Any:
 
 CHECKS: tuple[Check, ...] = (
     *(_ranges, _patience, _program, _digits, _model, _names, _batch),
-    *(_phases, _verifier, _kept, _devices, _samples, _filters, _balance, _replay, _texts),
+    *(_phases, _verifier, _kept, _devices, _samples, _filters, _balance, _reward, _rewarded),
+    *(_replay, _texts),
 )
 TASK_CHECKS: tuple[TaskCheck, ...] = (
     *(_splits, _exemplars, _chance_hits, _curriculum, _lengths, _other_tasks),

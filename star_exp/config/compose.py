@@ -48,11 +48,18 @@ def conf_dir() -> Path:
 
 def register_resolvers() -> None:
     """`${cell_hash:}`: eight characters that name all but seed, paths and hardware.
-    `${samples:16}`: the key `samples`, or else 16."""
+    `${samples:16}`: the key `samples`, or else 16. `${grid:0.5,1.2,0.1}`: 0.5, 0.6, ... 1.2."""
     OmegaConf.register_new_resolver("cell_hash", lambda *, _root_: cell_hash(_root_), replace=True)
     OmegaConf.register_new_resolver(
         "samples", lambda default, *, _root_: _root_.get("samples") or default, replace=True
     )
+    OmegaConf.register_new_resolver("grid", _grid, replace=True)
+
+
+def _grid(lowest: float, highest: float, step: float) -> list[float]:
+    """From the lowest to the highest, both included, as they are written down."""
+    places = range(round((highest - lowest) / step) + 1)
+    return [round(lowest + step * place, 6) for place in places]
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

@@ -29,5 +29,6 @@ class Run:
     samples: int | None = None
     verifier: dict[str, Any] | None = None
     reward: dict[str, Any] | None = None
+    judge: dict[str, Any] | None = None  # a filter, for data.filters
     from_: str | None = None  # `from`
     chance_hits: Literal["refuse", "keep"] = "refuse"  # of a task with two choices; checks.py

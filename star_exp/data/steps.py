@@ -8,6 +8,7 @@ says where steps end in a text; in tokens, a step ends with the first one whose 
 place. Where that goes on into the next step, or holds all of it, they share a judgement.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -55,18 +56,8 @@ def judged(policy: Policy, task: Task, prompt: Sequence[int], rollout: Rollout) 
     return Example(tokens, tuple(place in behind for place in range(len(tokens))))
 
 
-def reaching(policy: Policy, tokens: Sequence[int], characters: int) -> int:
-    """How many of the first tokens have so many characters of text; all, if none have.
-
-    A character that is not whole yet is none.
-    """
-
-    lengths = enumerate(_lengths(policy, tokens), start=1)
-    return next((count for count, length in lengths if length >= characters), len(tokens))
-
-
-def _lengths(policy: Policy, tokens: Sequence[int]) -> list[int]:
-    """How many characters the first token has, the first two, and so on."""
+def text_lengths(policy: Policy, tokens: Sequence[int]) -> list[int]:
+    """How many characters the first token has, the first two, and so on; none that isn't whole."""
     texts, whole = _texts(policy.tokenizer), policy.decode(tokens)
     parts = [texts[token] if token < len(texts) else "" for token in tokens]
     joined = "".join(parts)
@@ -74,26 +65,33 @@ def _lengths(policy: Policy, tokens: Sequence[int]) -> list[int]:
         cut = len(joined) - len(whole)
         return [length - cut for length in accumulate(map(len, parts))]
     counts = range(1, len(tokens) + 1)
-    return [len(policy.decode(tokens[:count]).rstrip(UNFINISHED)) for count in counts]
+    decoded = (len(policy.decode(tokens[:count]).rstrip(UNFINISHED)) for count in counts)
+    return [*accumulate(decoded, max)]
 
 
 def _ends(policy: Policy, task: Task, rollout: Rollout) -> list[int]:
     """In tokens, of each step of the text; of what was cut off, without those at its very end."""
-    tokens = rollout.tokens
+    tokens, lengths = rollout.tokens, _lengths_of_rollout(policy, rollout)
     if rollout.truncated:
-        ends = [_reaching(policy, rollout, place) for place in task.steps(rollout.text)]
+        ends = [reaching(lengths, place) for place in task.steps(rollout.text)]
         return [end for end in ends if end < len(tokens)]
     whole = len(tokens) - (bool(tokens) and tokens[-1] in policy.end_tokens)
     before = task.steps(rollout.text)[:-1]
-    return [*(min(_reaching(policy, rollout, place), whole) for place in before), whole]
+    return [*(min(reaching(lengths, place), whole) for place in before), whole]
 
 
-def _reaching(policy: Policy, rollout: Rollout, characters: int) -> int:
-    """The same of a rollout, whose segments were decoded one by one."""
-    before = 0
+def reaching(lengths: Sequence[int], characters: int) -> int:
+    """How many of the first tokens have so many characters of text; all, if none have."""
+    return min(bisect_left(lengths, characters) + 1, len(lengths))
+
+
+def _lengths_of_rollout(policy: Policy, rollout: Rollout) -> list[int]:
+    """The lengths of a rollout's first tokens, whose segments were decoded one by one."""
+    found, before = [], 0
     for segment in rollout.segments:
-        if characters <= len(segment.text):
-            return before + reaching(policy, segment.tokens, characters)
-        characters -= len(segment.text)
-        before += len(segment.tokens)
-    return before
+        lengths = text_lengths(policy, segment.tokens)
+        found += [before + min(length, len(segment.text)) for length in lengths]
+        if lengths:
+            found[-1] = before + len(segment.text)
+        before += len(segment.text)
+    return found

@@ -216,7 +216,8 @@ METRICS: tuple[Metric, ...] = (
     *_evaluated("ood", "problems of a kind that was not trained on"),
     *_evaluated("ood/*", "problems of another task"),
     Metric("balance/temperature", "1", "", "sampling temperature that was chosen"),
-    Metric("balance/threshold", "1", "", "reward above which rollouts are kept, as it was chosen"),
+    Metric("balance/threshold", "1", "", "reward above which rollouts are kept, if chosen"),
+    Metric("balance/wanted", "1", "", "n*, different right samples wanted of a problem"),
     Metric(
         "balance/score",
         "share",
@@ -269,7 +270,8 @@ METRICS: tuple[Metric, ...] = (
         "",
         "tokens sampled in generate, rationalize and balance, without their prompts, and trained "
         "on, with theirs (train/tokens), since the start; what is sampled of dev, test, ood, other "
-        "tasks, candidates and diagnostics, and a base model made on the spot, is out",
+        "tasks, candidates and diagnostics, and a base model made on the spot, is out, and so is a "
+        "reward model: its making, and its reading of the samples",
     ),
     Metric(
         "cost/flops",

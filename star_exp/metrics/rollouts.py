@@ -22,14 +22,18 @@ from star_exp.metrics.estimators import (
 from star_exp.records import Rollout
 from star_exp.store import by_problem
 
+Written = Callable[[str], Sequence[str]]  # the equations that a text is written with
 SEVERAL = 4  # s of pass@k-s and reward@k-s, as B-STaR measures them
 
 
-def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, float]:
+def sampled(
+    phase: str, rollouts: Sequence[Rollout], split: str, written: Written = equations
+) -> dict[str, float]:
     """The metrics of one phase's rollouts; {} if there are none, never zeros.
 
     Where every problem has two samples or more, what these say is among them: see `of_several`.
     split: the metric that is also given for each group of problems: "accuracy" or "coverage".
+    written: the task's equations, Task.equations; here and below.
     """
     if not rollouts:
         return {}
@@ -46,7 +50,7 @@ def sampled(phase: str, rollouts: Sequence[Rollout], split: str) -> dict[str, fl
         function = {"accuracy": accuracy, "coverage": coverage}[split]
         values |= {"accuracy": accuracy(known), "lenient_accuracy": lenient_accuracy(known)}
         values |= {split: function(known)}
-        values |= {name: fmean(of.values()) for name, of in of_several(rollouts).items()}
+        values |= {name: fmean(of.values()) for name, of in of_several(rollouts, written).items()}
         values |= {f"{split}/{group}": function(part) for group, part in by_group(known).items()}
     return {f"{phase}/{name}": value for name, value in values.items()}
 
@@ -56,17 +60,21 @@ def judged(rollouts: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in rollouts if rollout.failed is None]
 
 
-def per_problem(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
+def per_problem(
+    rollouts: Sequence[Rollout], written: Written = equations
+) -> dict[str, dict[str, float]]:
     """{"accuracy": {problem: value}, "lenient_accuracy": ..., "pass@1": ..., "majority@1": ...}."""
     problems = by_problem(judged(rollouts))
     return {
         "accuracy": {problem: accuracy(part) for problem, part in problems.items()},
         "lenient_accuracy": {problem: lenient_accuracy(part) for problem, part in problems.items()},
-        **of_several(rollouts),
+        **of_several(rollouts, written),
     }
 
 
-def of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
+def of_several(
+    rollouts: Sequence[Rollout], written: Written = equations
+) -> dict[str, dict[str, float]]:
     """pass@k, pass@k-s, majority@k and distinct equations of each problem; k up to the fewest
     samples. {} if that is one, and without what no problem has."""
     fewest = min(len(part) for part in by_problem(rollouts).values())
@@ -75,12 +83,14 @@ def of_several(rollouts: Sequence[Rollout]) -> dict[str, dict[str, float]]:
         **{f"pass@{k}": passes(rollouts, k) for k in ks},
         **{f"pass@{k}-{SEVERAL}": several_passes(rollouts, k, SEVERAL) for k in ks if k >= SEVERAL},
         **{f"majority@{k}": majorities(rollouts, k) for k in ks},
-        "distinct_equations": distinct_equations(rollouts) if ks else {},
+        "distinct_equations": distinct_equations(rollouts, written) if ks else {},
     }
     return {name: of for name, of in found.items() if of}
 
 
-def intervals(phase: str, rollouts: Sequence[Rollout]) -> dict[str, tuple[float, float]]:
+def intervals(
+    phase: str, rollouts: Sequence[Rollout], written: Written = equations
+) -> dict[str, tuple[float, float]]:
     """95% intervals, over problems, of accuracy (of each group too) and of `of_several`.
 
     Wilson's where each problem has one sample, for it holds near 0 and 1 too, where the bootstrap
@@ -88,7 +98,7 @@ def intervals(phase: str, rollouts: Sequence[Rollout]) -> dict[str, tuple[float,
     """
     if not (known := judged(rollouts)):
         return {}
-    values = per_problem(rollouts)
+    values = per_problem(rollouts, written)
     for group, part in by_group(known).items():
         problems = by_problem(part)
         values[f"accuracy/{group}"] = {name: values["accuracy"][name] for name in problems}
@@ -235,12 +245,11 @@ def self_bleu(texts: Sequence[tuple[int, ...]], hypotheses: int = 50) -> float |
 
 
 def distinct_equations(
-    rollouts: Sequence[Rollout], written: Callable[[str], Sequence[str]] = equations
+    rollouts: Sequence[Rollout], written: Written = equations
 ) -> dict[str, float]:
     """Distinct equations over all equations of right texts, for each problem that has any.
 
     Wu et al. 2024; B-STaR (arXiv:2412.17256, section 2.2). One text alone says little: 1, mostly.
-    written: the equations of a text, for those that need no equals sign.
     """
     found = {}
     for problem, part in by_problem(judged(rollouts)).items():

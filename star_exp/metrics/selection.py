@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from star_exp.equations import equations
 from star_exp.metrics.calibration import auc, auc_within, ece
 from star_exp.metrics.estimators import (
     best_of_k,
@@ -14,7 +15,7 @@ from star_exp.metrics.estimators import (
     sizes,
     weighted_majority_at_k,
 )
-from star_exp.metrics.rollouts import SEVERAL, judged, of_several, vote
+from star_exp.metrics.rollouts import SEVERAL, Written, judged, of_several, vote
 from star_exp.records import Rollout
 from star_exp.seeds import derive
 from star_exp.store import by_problem
@@ -22,12 +23,14 @@ from star_exp.store import by_problem
 DRAWS = 200  # subsets of a problem's candidates, for what has no closed form
 
 
-def candidates(split: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+def candidates(
+    split: str, rollouts: Sequence[Rollout], written: Written = equations
+) -> dict[str, float]:
     """What several samples of each problem say, as `of_several`; {} if none was judged.
 
     Not `accuracy`, which is that of one greedy sample.
     """
-    found = of_several(rollouts) if judged(rollouts) else {}
+    found = of_several(rollouts, written) if judged(rollouts) else {}
     return {f"{split}/{name}": fmean(of.values()) for name, of in found.items()}
 
 

@@ -160,6 +160,11 @@ class Arithmetic(Task):
     def steps(self, completion: str) -> list[int]:
         return step_ends(completion, self._format.step)
 
+    def equations(self, completion: str) -> list[str]:
+        """The steps before the answer, which are equations without an equals sign: 4+9=13 is 4931,
+        and 9431 another one."""
+        return ["".join(step.split()) for step in self._texts(completion)[:-1]]
+
     def right_steps(self, problem: Problem, completion: str) -> list[bool]:
         """Step by step the text of a reference; what goes on behind its end is wrong."""
         sum_ = self._parse(problem)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from star_exp.equations import equations
 from star_exp.records import Problem
 
 LINE = re.compile(r"^.*\S", re.MULTILINE)  # a line that holds more than blanks
@@ -98,6 +99,10 @@ class Task(ABC):
         ends with the completion.
         """
         return step_ends(completion, LINE)
+
+    def equations(self, completion: str) -> Sequence[str]:
+        """What distinct equations are counted of, without spaces (see equations.py)."""
+        return equations(completion)
 
     def right_steps(self, problem: Problem, completion: str) -> list[bool] | None:
         """Of each step whether it and all before it are right; None where nobody knows.
