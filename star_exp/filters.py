@@ -57,7 +57,7 @@ class TopUp:
     that. For it to see all that was sampled it stands first.
 
     The released code counts the solution that came with a problem as one more candidate, of reward
-    1: callbacks.solutions.every=true has them in every iteration.
+    1: +callbacks.solutions.every=true has them in every iteration.
     """
 
     threshold: float = 0.0

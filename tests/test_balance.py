@@ -316,7 +316,7 @@ REWARDED = (
     "callbacks.balance.thresholds=[-0.9,-0.3,0.3,0.9]",
     "callbacks.balance.problems=20",
     "callbacks.balance.empty=left_out",
-    "callbacks.solutions.every=true",
+    "+callbacks.solutions.every=true",
     "reward=process",
 )
 

@@ -88,12 +88,10 @@ def completed(words: list[str], folder: Path) -> dict[str, Any]:
         words = [*words, "model=hf", "model.name=owner/name"]
     if {"balance=threshold", "balance=temperature_and_threshold"} & {*words}:
         words = [*words, "reward=process", "sampling=hot"]
+    if "balance=released" in words:
+        words = [*words, "variant=bstar"]
     asked = before = words
     config = plain(compose(words))
-    balance = config["callbacks"]["balance"] or {"thresholds": []}
-    filters = [node["_target_"].rpartition(".")[2] for node in config["data"]["filters"]]
-    if len(balance["thresholds"]) > 1 and "Rewarded" not in filters:  # an experiment's own
-        asked = words = [*words, "balance=temperature"]
     prompts = config["data"].get("prompts", {})
     if prompts.get("few_shot", "never") != "never" and config["choices"]["task"] == "arithmetic":
         words = [*words, *local("gsm8k", folder)]
