@@ -1,130 +1,171 @@
 r"""Exploration and exploitation over iterations, by variant, over all seeds: B-STaR and its kin.
 
     star-exp run -m experiment=bstar_addition variant=bstar,bstar_temperature,bstar_threshold \
-        seed=0,1,2
+        callbacks.balance.problems=100 seed=0,1,2
     star-exp run -m experiment=bstar_addition variant=online_rft reward=none,process seed=0,1,2
     star-exp run -m experiment=bstar_addition variant=iterative_rft,rest_em,star seed=0,1,2
     python benchmarks/exploration_table.py outputs/star-exp [--png curves.png]
 
-Of the last model: test and dev with 95% bootstrap intervals over the pairs of problem and seed. Of
-all models: means over seeds. What B-STaR chose stands below. Sums are written in columns without an
-equals sign: a column, 4931 or 9431, counts as an equation.
+Of the last model: means over seeds and problems with 95% bootstrap intervals over problems, each
+with the mean of its seeds. Of all models: means over seeds, and the lowest and highest. What B-STaR
+chose stands below. The balance score is that of what was trained on, with the same n* for all, so
+that schedules which grow can be compared.
 """
 
 import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from star_exp import metrics
 from star_exp.callbacks.candidates import phase_of
-from star_exp.metrics import (
-    accuracy,
-    bootstrap_interval,
-    distinct_equations,
-    passes,
-    several_passes,
-)
+from star_exp.config.build import build
+from star_exp.metrics import accuracy, bootstrap_interval, passes, several_passes
+from star_exp.metrics.rollouts import right_texts
 from star_exp.records import Rollout
 from star_exp.store import RolloutStore, by_problem
+from star_exp.tuning import tuned
 
 Line = dict[str, Any]
+PerProblem = dict[str, float]
 CURVES = (  # metric of metrics.jsonl, what it is called
     ("dev/accuracy", "greedy accuracy"),
     ("dev/pass@1", "pass@1"),
-    ("dev/pass@32", "pass@32"),
-    ("dev/pass@32-4", "pass@32-4"),
-    ("dev/distinct_columns", "distinct columns"),
-    ("train/balance", "balance score"),
+    ("dev/pass@{k}", "pass@{k}"),
+    ("dev/pass@{k}-4", "pass@{k}-4"),
+    ("dev/distinct_equations", "distinct equations"),
+    ("balance", "balance score"),
 )
+
+
+@dataclass
+class Run:
+    """A finished run: a line an iteration, as in metrics.jsonl."""
+
+    name: str
+    cell: str
+    seed: int
+    config: dict[str, Any]
+    store: RolloutStore
+    lines: list[Line]
+
+    def balances(self, iteration: int, wanted: int) -> PerProblem:
+        """The balance score of each problem that an iteration sampled, as training selected."""
+        drawn, chosen = (
+            self.store.read(iteration, "generate"),
+            self.store.noted(iteration, "chosen"),
+        )
+        kept = [rollout for rollout in drawn if not rollout.truncated]
+        for node in self.config["data"]["filters"]:
+            kept = tuned(build(node), chosen)(kept)
+        parts = by_problem(kept)
+        return {
+            name: metrics.balance_score(
+                len(parts.get(name, ())), len(right_texts(parts.get(name, ()))), wanted
+            )
+            for name in by_problem(drawn)
+        }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Exploration and exploitation by variant.")
     parser.add_argument("root", type=Path)
     parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--wanted", type=int, default=7, help="n* of the balance score")
     parser.add_argument("--png", type=Path, help="draw the curves into this file")
     options = parser.parse_args()
-    found: dict[str, list[tuple[int, Path, list[Line]]]] = defaultdict(list)
-    for name, seed, folder, lines in runs(options.root):
-        found[name].append((seed, folder, lines))
-    print_last(found, options.k)
-    for metric, called in CURVES:
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs(options.root):
+        found[run.name].append(run)
+    for run in (run for several in found.values() for run in several):
+        for line in run.lines:
+            if of := run.balances(line["iteration"], options.wanted):
+                line["balance"] = fmean(of.values())
+    curves = [(metric.format(k=options.k), called.format(k=options.k)) for metric, called in CURVES]
+    print_last(found, options.k, options.wanted)
+    for metric, called in curves:
         print_curves(found, metric, called)
     print_chosen(found)
     if options.png:
-        draw(found, options.png)
+        draw(found, curves, options.png)
 
 
-def runs(root: Path) -> Iterator[tuple[str, int, Path, list[Line]]]:
-    """(name, seed, folder, a line an iteration) of each finished run; models that a run made for
-    itself lie deeper, and are none."""
-    for path in sorted(root.glob("*/seed*/results.json")):
-        results = json.loads(path.read_text())
-        if results["status"] == "finished":
-            config: Any = OmegaConf.load(path.parent / "config.yaml")
-            extra = (
-                " + reward" if config.get("reward") and "bstar" not in results["variant"] else ""
-            )
-            lines = [*map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())]
-            for line in lines:
-                drawn = RolloutStore(path.parent / "rollouts").read(
-                    line["iteration"], phase_of("dev")
-                )
-                line["dev/distinct_columns"] = fmean(distinct_equations(drawn, columns).values())
-            yield results["variant"] + extra, results["seed"], path.parent, lines
+def runs(root: Path) -> Iterator[Run]:
+    """Those that are finished; models that a run made for itself lie deeper, and are none."""
+    read = [
+        (path.parent, json.loads(path.read_text())) for path in root.glob("*/seed*/results.json")
+    ]
+    finished = [(folder, results) for folder, results in read if results["status"] == "finished"]
+    named = {}
+    for folder, results in finished:
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        with_model = config.get("reward") and "bstar" not in results["variant"]
+        name = results["variant"] + (" + reward" if with_model else "")
+        named[folder] = name, results["config_hash_no_seed"], config
+    cells: dict[str, set[str]] = defaultdict(set)
+    for name, cell, _ in named.values():
+        cells[name].add(cell)
+    for folder, results in sorted(finished, key=lambda each: (*named[each[0]][:2], each[0])):
+        name, cell, config = named[folder]
+        yield Run(
+            name if len(cells[name]) == 1 else f"{name} ({cell})",  # other settings, another row
+            cell,
+            results["seed"],
+            config,
+            RolloutStore(folder / "rollouts"),
+            [*map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())],
+        )
 
 
-def columns(rationale: str) -> list[str]:
-    """What a rationale of the compact format says before its answer."""
-    return rationale.partition("#")[0].split()
+def print_last(found: dict[str, list[Run]], k: int, wanted: int) -> None:
+    def of_rollouts(phase: str, measure: Callable[[Sequence[Rollout]], PerProblem]):
+        return lambda run, last: measure(run.store.read(last, phase))
 
+    def distinct(run: Run, last: int) -> PerProblem:
+        read = build(run.config["task"]).equations
+        return metrics.distinct_equations(run.store.read(last, drawn), read)
 
-def print_last(found: dict[str, list[tuple[int, Path, list[Line]]]], k: int) -> None:
-    measures: dict[str, tuple[str, Callable[[Sequence[Rollout]], Any]]] = {
-        "test, greedy": ("test", greedy),
-        "dev, greedy": ("dev", greedy),
-        "dev pass@1": (phase_of("dev"), lambda drawn: passes(drawn, 1)),
-        f"dev pass@{k}": (phase_of("dev"), lambda drawn: passes(drawn, k)),
-        f"dev pass@{k}-4": (phase_of("dev"), lambda drawn: several_passes(drawn, k, 4)),
-        "dev distinct columns": (phase_of("dev"), lambda drawn: distinct_equations(drawn, columns)),
+    drawn = phase_of("dev")
+    measures: dict[str, Callable[[Run, int], PerProblem]] = {
+        "test, greedy": of_rollouts("test", greedy),
+        "dev, greedy": of_rollouts("dev", greedy),
+        "dev pass@1": of_rollouts(drawn, lambda found: passes(found, 1)),
+        f"dev pass@{k}": of_rollouts(drawn, lambda found: passes(found, k)),
+        f"dev pass@{k}-4": of_rollouts(drawn, lambda found: several_passes(found, k, 4)),
+        "dev distinct equations": distinct,
+        "balance score": lambda run, last: run.balances(last, wanted),
     }
-    print("| variant | " + " | ".join(measures) + " | n of test, dev | seeds | tokens |")
-    print("|---" * (len(measures) + 4) + "|")
-    for name, of_seeds in found.items():
-        cells, sizes = [], {}
-        for phase, measure in measures.values():
-            values = [
-                value
-                for _, folder, lines in of_seeds
-                for value in measure(
-                    RolloutStore(folder / "rollouts").read(lines[-1]["iteration"], phase)
-                ).values()
-            ]
-            low, high = bootstrap_interval(values)
-            cells.append(f"{fmean(values):.1%} ({low:.1%}-{high:.1%})")
-            sizes[phase] = len(values)
-        seeds = ", ".join(str(seed) for seed, _, _ in of_seeds)
-        tokens = fmean(lines[-1]["cost/tokens"] for _, _, lines in of_seeds)
-        n = f"{sizes['test']}, {sizes['dev']}"
-        print(f"| {name} | " + " | ".join(cells) + f" | {n} | {seeds} | {tokens / 1e6:.1f} M |")
+    print("| variant | " + " | ".join(measures) + " | seeds | tokens |")
+    print("|---" * (len(measures) + 3) + "|")
+    for name, several in found.items():
+        cells = []
+        for measure in measures.values():
+            values: dict[str, list[float]] = defaultdict(list)
+            for run in several:
+                for problem, value in measure(run, run.lines[-1]["iteration"]).items():
+                    values[problem].append(value)
+            means = [fmean(of) for of in values.values()]
+            low, high = bootstrap_interval(means)
+            cells.append(f"{fmean(means):.1%} ({low:.1%}-{high:.1%}, n={len(means)})")
+        seeds = ", ".join(str(run.seed) for run in several)
+        tokens = fmean(run.lines[-1]["cost/tokens"] for run in several)
+        print(f"| {name} | " + " | ".join(cells) + f" | {seeds} | {tokens / 1e6:.1f} M |")
 
 
-def greedy(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def greedy(rollouts: Sequence[Rollout]) -> PerProblem:
     return {name: accuracy(mine) for name, mine in by_problem(rollouts).items()}
 
 
-def print_curves(
-    found: dict[str, list[tuple[int, Path, list[Line]]]], metric: str, called: str
-) -> None:
+def print_curves(found: dict[str, list[Run]], metric: str, called: str) -> None:
     print(f"\n{called} ({metric}), mean over seeds (lowest-highest), by iteration")
-    for name, of_seeds in found.items():
-        values = by_iteration([lines for _, _, lines in of_seeds], metric)
-        if values:
+    for name, several in found.items():
+        if values := by_iteration(several, metric):
             said = "  ".join(
                 f"{iteration}: {fmean(of):.3f} ({min(of):.3f}-{max(of):.3f})"
                 for iteration, of in values.items()
@@ -132,49 +173,44 @@ def print_curves(
             print(f"{name:28} {said}")
 
 
-def by_iteration(of_seeds: Sequence[Sequence[Line]], metric: str) -> dict[int, list[float]]:
+def by_iteration(several: Sequence[Run], metric: str) -> dict[int, list[float]]:
     values: dict[int, list[float]] = defaultdict(list)
-    for lines in of_seeds:
-        for line in lines:
+    for run in several:
+        for line in run.lines:
             if metric in line:
                 values[line["iteration"]].append(line[metric])
     return dict(sorted(values.items()))
 
 
-def print_chosen(found: dict[str, list[tuple[int, Path, list[Line]]]]) -> None:
+def print_chosen(found: dict[str, list[Run]]) -> None:
     print("\nchosen: temperature, threshold (balance score)")
-    for name, of_seeds in found.items():
-        for seed, _, lines in of_seeds:
+    for name, several in found.items():
+        for run in several:
             said = [
                 f"{line['balance/temperature']:g}, {line.get('balance/threshold', 0):g} "
                 f"({line['balance/score']:.3f})"
-                for line in lines
+                for line in run.lines
                 if "balance/temperature" in line
             ]
             if said:
-                print(f"{name:20} seed {seed}: " + "; ".join(said))
+                print(f"{name:20} seed {run.seed}: " + "; ".join(said))
 
 
-def draw(found: dict[str, list[tuple[int, Path, list[Line]]]], path: Path) -> None:
+def draw(found: dict[str, list[Run]], curves: Sequence[tuple[str, str]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, places = pyplot.subplots(2, 3, figsize=(14, 8), layout="constrained")
-    for axes, (metric, called) in zip(places.flat, CURVES, strict=True):
-        for place, (name, of_seeds) in enumerate(found.items()):
-            values = by_iteration([lines for _, _, lines in of_seeds], metric)
+    for axes, (metric, called) in zip(places.flat, curves, strict=True):
+        for place, (name, several) in enumerate(found.items()):
+            values = by_iteration(several, metric)
             means = [fmean(of) for of in values.values()]
             style = {"color": f"C{place}", "label": name}
             axes.plot([*values], means, marker="o", markersize=3, **style)
-            axes.fill_between(
-                [*values],
-                [min(of) for of in values.values()],
-                [max(of) for of in values.values()],
-                color=f"C{place}",
-                alpha=0.1,
-            )
+            lowest, highest = ([edge(of) for of in values.values()] for edge in (min, max))
+            axes.fill_between([*values], lowest, highest, color=f"C{place}", alpha=0.1)
         axes.set(title=called, xlabel="iteration")
         axes.grid(alpha=0.3)
     places.flat[0].legend(fontsize=8)
