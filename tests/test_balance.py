@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import yaml
 
 from star_exp.callbacks.balance import Balance
 from star_exp.config.build import build
@@ -277,6 +282,39 @@ def test_every_variant_has_a_balance_score_of_what_it_trains_on(folder, store, c
         drawn = store.read(line["iteration"], "generate")
         wanted = store.noted(line["iteration"], "balance")["wanted"]
         assert line["train/balance"] == pytest.approx(by_hand(drawn, 60, wanted, 0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["balance-1.3", "balance", "chosen", "generate"])
+def test_a_run_that_is_killed_around_its_choice_goes_on(place, config, store, folder, tmp_path):
+    """In the samples of one temperature, before and behind the notes of iteration 3, and in what is
+    sampled then: the second call leaves what the run did that was not killed."""
+    again = {**config, "run_dir": str(tmp_path / "again")}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(again))
+    code = f"""
+import os, signal, yaml
+from star_exp.run import run
+from star_exp.store import RolloutStore
+def killing(function):
+    def call(self, iteration, name, *rest):
+        if (iteration, name) == (3, {place!r}):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(self, iteration, name, *rest)
+    return call
+RolloutStore.write, RolloutStore.note = killing(RolloutStore.write), killing(RolloutStore.note)
+run(yaml.safe_load(open({str(path)!r})), [])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    run(again, [])
+    resumed = RolloutStore(tmp_path / "again" / "rollouts")
+    for iteration in (2, 3):
+        for phase in (*(f"balance-{t:g}" for t in GRID), "generate", "dev-candidates"):
+            assert resumed.read(iteration, phase) == store.read(iteration, phase)
+        for noted in ("balance", "chosen"):
+            assert resumed.noted(iteration, noted) == store.noted(iteration, noted)
+    assert lines(tmp_path / "again")[3]["train/examples"] == lines(folder)[3]["train/examples"]
 
 
 # With rewards

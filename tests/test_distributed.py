@@ -1,5 +1,6 @@
 """Two processes do what one does: the same rollouts, shared out, and they resume."""
 
+import hashlib
 import json
 import os
 import signal
@@ -95,15 +96,20 @@ def test_a_run_goes_on_with_another_number_of_processes(one, base_cache, tmp_pat
     assert texts(one).items() <= texts(tmp_path / "run").items()
 
 
+PART = "reward.model.callbacks"
+REWARDED = (
+    *("variant=online_rft", "iterations=2", "samples=3", "reward=process"),
+    *("callbacks.candidates.samples=4", "callbacks.candidates.final_splits=[dev]"),
+    *(f"{PART}.responses.problems=20", f"{PART}.responses.samples=3"),
+    *(f"{PART}.complete.completions=2", f"{PART}.candidates.samples=4"),
+)
+
+
 @pytest.mark.slow
 def test_two_processes_make_a_reward_model_and_choose(base_cache, tmp_path):
     """The model, its generator and the run are three fits of the same two processes."""
-    part, words = "reward.model.callbacks", ("variant=online_rft", "iterations=2", "samples=3")
-    words += ("balance=temperature_and_threshold", "callbacks.balance.temperatures=[0.7,1.3]")
-    words += ("callbacks.balance.problems=12", "callbacks.balance.problems_a_shard=4")
-    words += ("callbacks.candidates.samples=4", "callbacks.candidates.final_splits=[dev]")
-    words += ("reward=process", f"{part}.responses.problems=20", f"{part}.responses.samples=3")
-    words += (f"{part}.complete.completions=2", f"{part}.candidates.samples=4")
+    words = (*REWARDED, "balance=temperature_and_threshold", "callbacks.balance.problems=12")
+    words += ("callbacks.balance.temperatures=[0.7,1.3]", "callbacks.balance.problems_a_shard=4")
     two, one = tmp_path / "two", tmp_path / "one"
     finish(start(two, tmp_path / "cache", *words, "trainer=ddp_cpu"))
     (made,) = (tmp_path / "cache").glob("reward-*/seed0/verifier.safetensors")
@@ -113,3 +119,18 @@ def test_two_processes_make_a_reward_model_and_choose(base_cache, tmp_path):
     finish(start(one, base_cache, *words, f"reward.from={made.parent}"))  # alone, by that model
     assert texts(two) == texts(one)
     assert RolloutStore(one / "rollouts").noted(2, "chosen") == chosen
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_make_one_reward_model(tmp_path):
+    """One makes it, the other waits and says so; both are judged by it."""
+    cache, folders = tmp_path / "cache", [tmp_path / "a", tmp_path / "b"]
+    begun = [start(each, cache, *REWARDED, f"seed={n}") for n, each in enumerate(folders)]
+    said = [finish(process) for process in begun]
+    assert sum("which another run is making" in output for output in said) == 1
+    (made,) = cache.glob("reward-*/seed0/verifier.safetensors")
+    (judge,) = {
+        json.loads((each / "manifest.json").read_text())["data"]["reward model"] for each in folders
+    }
+    digest = hashlib.blake2b(made.read_bytes(), digest_size=8).hexdigest()
+    assert judge == digest
