@@ -281,7 +281,7 @@ def test_the_manifest_names_the_data_and_a_change_of_them_is_refused(small_confi
     assert manifest["data"]["train"].endswith(" of 200")
     manifest["data"]["dev"] = "other"
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ConfigMismatch, match="the data of the task have changed"):
+    with pytest.raises(ConfigMismatch, match="what it reads has changed"):
         run(small_config(tmp_path, "iterations=2"), [])
 
 

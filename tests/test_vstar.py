@@ -823,7 +823,7 @@ def test_eval_refuses_a_verifier_that_can_not_pick(folder, star, tmp_path, capsy
         (folder, [four, "--verifier", str(unfinished)], "or not finished; give the folder of one"),
         (folder, ["--verifier", verifier], "there is one of each problem; add sampling.samples=16"),
         (verifier_of(folder), [four], "iter_003 is the run of a verifier, which writes nothing"),
-        (other, [four, "--verifier", verifier], "reads other tokens than the model of"),
+        (other, [four, "--verifier", verifier], "reads other tokens than the model writes"),
     ):
         assert main(["eval", str(run_dir), *words]) == 1
         assert said in capsys.readouterr().err
