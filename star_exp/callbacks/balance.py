@@ -72,11 +72,8 @@ class Balance(Phase):
                 f"callbacks.balance.sampler: {type(sampler).__name__} has no field `temperature` "
                 "to choose; give it one, or take balance=none"
             )
-        self.chooses = {
-            name
-            for name, grid in (("temperature", temperatures), ("threshold", thresholds))
-            if grid is not None
-        }
+        grids = {"temperature": temperatures, "threshold": thresholds}
+        self.chooses = {name for name, grid in grids.items() if grid is not None}
         self.sampler, self.samples, self.picture = sampler, samples, folder / "balance.png"
         own = [sampler.temperature]
         self.temperatures = sorted(own if temperatures is None else temperatures)

@@ -184,7 +184,8 @@ class Report(Phase):
         seconds: dict[str, float] = {}
         for iteration in lines:
             for phase, passed in clock.seconds(iteration).items():
-                kind = phase if phase in {"generate", "rationalize", "train"} else "evaluate"
+                kind = phase.partition("-")[0]  # balance-0.8
+                kind = kind if kind in (*WRITTEN, "train") else "evaluate"
                 seconds[kind] = round(seconds.get(kind, 0.0) + passed, 2)
         seconds["total"] = round(sum(seconds.values()), 2)
         total = {
