@@ -61,6 +61,11 @@ def of_sum(policy: Policy, text: str, end: bool = False, **more: Any) -> Rollout
     return replace(rollout(SUM.id, correct=text.endswith("#883"), **parts), gold=SUM.answer)
 
 
+def process(root: Path, *words: Any, **more: Any) -> ProcessReward:
+    """As the paper's: no language model's loss besides."""
+    return made(ProcessReward, root, *words, **{"lm_weight": 0.0, **more})
+
+
 # Where steps end
 
 
@@ -323,7 +328,7 @@ def test_responses_are_drawn_where_the_generator_sampled_nothing(tmp_path, polic
 
 @pytest.fixture
 def module(folder, policy) -> ProcessReward:  # noqa: F811
-    found = made(ProcessReward, folder)
+    found = process(folder)
     found.tokenizer = policy.tokenizer
     return found
 
@@ -386,7 +391,7 @@ SOME = [9, 3, 17, 9, 12, 6]
 @pytest.mark.parametrize("weight", [0.0, 0.25])
 @pytest.mark.parametrize("enabled", [True, False], ids=["rows", "no rows"])
 def test_the_loss_is_the_mean_over_judged_steps(folder, rows, lora, weight, enabled):  # noqa: F811
-    module = with_head(made(ProcessReward, folder, lora, lm_weight=weight))
+    module = with_head(process(folder, lora, lm_weight=weight))
     if enabled:
         packing.enable(module.model)
     some = solutions(SOME, every=weight > 0)
@@ -410,7 +415,7 @@ def test_the_loss_is_the_mean_over_judged_steps(folder, rows, lora, weight, enab
 
 
 def test_ranks_share_a_step(folder):  # noqa: F811
-    module = with_head(made(ProcessReward, folder))
+    module = with_head(process(folder))
     groups = [[(each,) for each in solutions(SOME)]]
     whole, _ = step(module, VerifierSteps(groups, 0, 1)[0])
     parts = [step(module, VerifierSteps(groups, rank, 2)[0])[0].item() for rank in (0, 1)]
@@ -419,7 +424,7 @@ def test_ranks_share_a_step(folder):  # noqa: F811
 
 def test_gradients_come_from_judged_places_alone(folder):  # noqa: F811
     """What is read behind the last judged place changes none; nor do tokens that aren't judged."""
-    module = with_head(made(ProcessReward, folder))
+    module = with_head(process(folder))
     example = Example((5, 9, 8, 7, 6, 4, 3), (False, False, True, False, True, False, False))
     each = Solution(example, 1.0, None, (1.0, -1.0))
     weights = [w for w in module.parameters() if w.requires_grad]
@@ -444,7 +449,7 @@ def test_gradients_come_from_judged_places_alone(folder):  # noqa: F811
 @ROWS
 @pytest.mark.parametrize("enabled", [True, False], ids=["rows", "no rows"])
 def test_the_score_is_the_lowest_judgement_and_not_the_mean(folder, rows, enabled):  # noqa: F811
-    module = with_head(made(ProcessReward, folder))
+    module = with_head(process(folder))
     if enabled:
         packing.enable(module.model)
     some = solutions(SOME)
@@ -472,7 +477,7 @@ def test_where_a_solution_goes_wrong_is_learned(folder):  # noqa: F811
         places = tuple(place in (3, 5, 7) for place in range(8))
         return Solution(Example((*tokens, 4), places), labels[-1], None, tuple(labels))
 
-    module = made(ProcessReward, folder, learning_rate=3e-3)
+    module = process(folder, learning_rate=3e-3)
     packing.enable(module.model)
     optimizer = torch.optim.AdamW(module.parameters(), module.learning_rate)
     for _ in range(60):
@@ -488,7 +493,7 @@ def test_where_a_solution_goes_wrong_is_learned(folder):  # noqa: F811
 
 
 def test_at_the_start_every_step_is_a_half(folder):  # noqa: F811
-    module = made(ProcessReward, folder)
+    module = process(folder)
     assert score(module, [each.example for each in solutions(SOME)], 1000) == [0.5] * 6
     assert module.lm_weight == 0
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from star_exp.data.encode import Example
 from star_exp.data.steps import judged
-from star_exp.modules.base import Load, Rate
 from star_exp.modules.loss import Batch, states_and_logprobs
 from star_exp.modules.verifier import OutcomeReward
 from star_exp.records import Rollout
@@ -28,20 +27,9 @@ class ProcessReward(OutcomeReward):
     stands behind none; "judged", the labels of the whole step over the number of ranks. Batches to
     be scored hold examples of which the tokens behind steps alone are trained: see `example`.
 
-    lm_weight: of a language model's loss on right solutions; 0: none, and then only the tokens
-        behind steps have to be trained.
+    lm_weight: of a language model's loss on right solutions; 0, as in the paper: none, and then
+        only the tokens behind steps have to be trained.
     """
-
-    def __init__(
-        self,
-        base: Load,
-        learning_rate: float,
-        rate: Rate,
-        betas: Sequence[float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        lm_weight: float = 0.0,
-    ):
-        super().__init__(base, learning_rate, rate, betas, weight_decay, lm_weight)
 
     def example(self, task: Task, prompt: Sequence[int], rollout: Rollout) -> Example:
         return judged(self.policy, task, prompt, rollout)
