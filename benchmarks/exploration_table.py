@@ -3,7 +3,9 @@ r"""Exploration and exploitation over iterations, by variant, over all seeds: B-
     star-exp run -m experiment=bstar_addition variant=bstar,bstar_temperature,bstar_threshold \
         callbacks.balance.problems=100 seed=0,1,2
     star-exp run -m experiment=bstar_addition variant=online_rft reward=none,process seed=0,1,2
-    star-exp run -m experiment=bstar_addition variant=iterative_rft,rest_em,star seed=0,1,2
+    star-exp run -m experiment=bstar_addition variant=iterative_rft seed=0,1,2
+    star-exp run -m experiment=bstar_addition variant=rest_em,star data.schedule.added=40 \
+        sampling.temperature=1.0 sampling.top_k=0 seed=0,1,2
     python benchmarks/exploration_table.py outputs/star-exp [--png curves.png]
 
 Of the last model: means over seeds and problems with 95% bootstrap intervals over problems, each
@@ -27,7 +29,6 @@ from star_exp import metrics
 from star_exp.callbacks.candidates import phase_of
 from star_exp.config.build import build
 from star_exp.metrics import accuracy, bootstrap_interval, passes, several_passes
-from star_exp.metrics.rollouts import right_texts
 from star_exp.records import Rollout
 from star_exp.store import RolloutStore, by_problem
 from star_exp.tuning import tuned
@@ -49,7 +50,6 @@ class Run:
     """A finished run: a line an iteration, as in metrics.jsonl."""
 
     name: str
-    cell: str
     seed: int
     config: dict[str, Any]
     store: RolloutStore
@@ -57,20 +57,12 @@ class Run:
 
     def balances(self, iteration: int, wanted: int) -> PerProblem:
         """The balance score of each problem that an iteration sampled, as training selected."""
-        drawn, chosen = (
-            self.store.read(iteration, "generate"),
-            self.store.noted(iteration, "chosen"),
-        )
+        drawn = self.store.read(iteration, "generate")
+        chosen = self.store.noted(iteration, "chosen")
         kept = [rollout for rollout in drawn if not rollout.truncated]
         for node in self.config["data"]["filters"]:
             kept = tuned(build(node), chosen)(kept)
-        parts = by_problem(kept)
-        return {
-            name: metrics.balance_score(
-                len(parts.get(name, ())), len(right_texts(parts.get(name, ()))), wanted
-            )
-            for name in by_problem(drawn)
-        }
+        return dict.fromkeys(by_problem(drawn), 0.0) | metrics.balance_scores(kept, wanted)
 
 
 def main() -> None:
@@ -115,7 +107,6 @@ def runs(root: Path) -> Iterator[Run]:
         name, cell, config = named[folder]
         yield Run(
             name if len(cells[name]) == 1 else f"{name} ({cell})",  # other settings, another row
-            cell,
             results["seed"],
             config,
             RolloutStore(folder / "rollouts"),

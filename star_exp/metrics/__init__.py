@@ -8,7 +8,7 @@ selection.py   what is logged of candidates: which of several a verifier or a vo
 balance.py     B-STaR's balance score of what is selected to train on
 """
 
-from star_exp.metrics.balance import balance, balance_score, wanted
+from star_exp.metrics.balance import balance, balance_score, balance_scores, wanted
 from star_exp.metrics.calibration import auc, auc_within, ece
 from star_exp.metrics.estimators import (
     best_of_k,
@@ -52,6 +52,7 @@ __all__ = [
     "auc_within",
     "balance",
     "balance_score",
+    "balance_scores",
     "best_of",
     "best_of_k",
     "bootstrap_interval",

@@ -31,6 +31,15 @@ def balance_score(selected: int, right: int, wanted: int) -> float:
     return min(right / wanted, 1.0) * right / selected if selected else 0.0
 
 
+def balance_scores(selected: Sequence[Rollout], wanted: int) -> dict[str, float]:
+    """bs of each problem of which something was selected; what could not be checked was not."""
+    parts = by_problem(judged(selected))
+    return {
+        problem: balance_score(len(part), len(right_texts(part)), wanted)
+        for problem, part in parts.items()
+    }
+
+
 def balance(
     selected: Sequence[Rollout],
     problems: int,
@@ -43,8 +52,9 @@ def balance(
     says nothing; empty="left_out": they don't count, as in its released code, and the mean over
     none is 0. One whose check failed counts as not selected.
     """
-    parts = by_problem(judged(selected))
-    if not len(parts) <= problems or problems < 1:
-        raise ValueError(f"{len(parts)} problems among the selected, of {problems} that were asked")
-    scores = [balance_score(len(part), len(right_texts(part)), wanted) for part in parts.values()]
+    scores = [*balance_scores(selected, wanted).values()]
+    if not len(scores) <= problems or problems < 1:
+        raise ValueError(
+            f"{len(scores)} problems among the selected, of {problems} that were asked"
+        )
     return sum(scores) / (problems if empty == "zero" else max(1, len(scores)))
