@@ -726,6 +726,16 @@ def test_a_variant_is_in_the_name():
     assert len(names) == len(CHOICES["variant"])
 
 
+def test_how_many_samples_are_drawn_is_in_the_name_however_it_is_said():
+    runs = {
+        words: plain(compose(["variant=rest_em", *words.split()]))["cell"]
+        for words in ("samples=4", "samples=8", "callbacks.generate.samples=4", "samples=32", "")
+    }
+    assert runs["samples=4"] == runs["callbacks.generate.samples=4"]
+    assert runs["samples=32"] == runs[""]  # as many as the variant says itself
+    assert len({*runs.values()}) == 3
+
+
 def test_the_order_of_keys_does_not_change_the_hash(default):
     assert named(dict(reversed(default.items()))) == named(default)
 

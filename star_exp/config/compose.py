@@ -117,7 +117,7 @@ def cell_hash(config: DictConfig) -> str:
     """Names what is computed, but for the seed: runs of one cell differ in their seeds alone."""
     container: Any = OmegaConf.to_container(config, resolve=False)
     container["seed"] = None  # and whatever is set to it: task.seed=${seed} is still one cell
-    for key in NOT_HASHED:
+    for key in (key for key in NOT_HASHED if key != "samples"):  # which others are made of
         *parents, last = key.split(".")
         node = container
         for parent in parents:
