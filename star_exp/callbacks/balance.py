@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 
@@ -102,7 +102,7 @@ class Balance(Phase):
             sampler = replace(self.sampler, temperature=temperature)
             sample_phase(trainer, module.policy, data, work, sampler)
         if trainer.is_global_zero:
-            self._choose(data, iteration, problems)
+            self._choose(data, iteration)
         trainer.strategy.barrier(f"balance {iteration}")
 
     def problems(self, data: RolloutDataModule) -> Sequence[Problem]:
@@ -110,7 +110,18 @@ class Balance(Phase):
         pool = data.problems(1)
         return draw(pool, min(self.size, len(pool)), derive(data.seed, "balance"))
 
-    def _choose(self, data: RolloutDataModule, iteration: int, problems: Sequence[Problem]) -> None:
+    def _choose(self, data: RolloutDataModule, iteration: int) -> None:
+        for name, values in self.notes(data, iteration).items():
+            data.store.note(iteration, name, values)
+        noted = {each: data.store.noted(each, GRID) for each in range(1, iteration + 1)}
+        summary.draw_balance({each: grid for each, grid in noted.items() if grid}, self.picture)
+
+    def notes(self, data: RolloutDataModule, iteration: int) -> dict[str, dict[str, Any]]:
+        """What the store keeps of an iteration: the grid of scores, and what is chosen by it; {}
+        where it does not choose."""
+        if iteration < self.first:
+            return {}
+        problems = self.problems(data)
         wanted, scores, tokens, read = self.wanted or data.wanted(iteration), [], 0, 0
         for rollouts in self._sampled(data, iteration, {problem.id for problem in problems}):
             tokens += sum(map(sampled_tokens, rollouts))
@@ -136,10 +147,7 @@ class Balance(Phase):
             "thresholds": self.thresholds,
             "scores": scores,  # of each temperature those of all thresholds
         }
-        data.store.note(iteration, GRID, grid)
-        data.store.note(iteration, CHOSEN, chosen)
-        noted = {each: data.store.noted(each, GRID) for each in range(1, iteration + 1)}
-        summary.draw_balance({each: grid for each, grid in noted.items() if grid}, self.picture)
+        return {GRID: grid, CHOSEN: chosen}
 
     def _sampled(
         self, data: RolloutDataModule, iteration: int, names: set[str]
@@ -172,9 +180,13 @@ class Balance(Phase):
         values = {name: float(grid[name]) for name in MEASURED if grid[name] is not None}
         for temperature, row in zip(grid["temperatures"], grid["scores"], strict=True):
             values[f"score/temperature={temperature:g}"] = max(row)
-        seconds = data.clock.seconds(iteration).items()
-        values["seconds"] = sum(passed for name, passed in seconds if name.startswith("balance-"))
         return {f"balance/{name}": value for name, value in values.items()}
+
+    def noted(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
+        """The wall time of choosing."""
+        seconds = data_of(trainer).clock.seconds(iteration)
+        mine = [passed for name, passed in seconds.items() if name.startswith("balance-")]
+        return {"balance/seconds": sum(mine)} if mine else {}
 
 
 def phase_of(temperature: float) -> str:

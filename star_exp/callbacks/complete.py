@@ -106,7 +106,7 @@ class Complete(Phase):
         return starts
 
     def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
-        """How good the labels are that it gives, and what they cost, beside what the last gives."""
+        """How good the labels are that it gives, and their tokens, beside what the last gives."""
         if iteration != trainer.max_epochs:
             return {}
         data, module = process_data_of(trainer), trainer.lightning_module
@@ -122,10 +122,16 @@ class Complete(Phase):
         values = {"steps/labelled": float(len(labels)), "steps/right": fmean(labels)}
         if hits:
             values["steps/label_accuracy"] = fmean(hits)
-        seconds = data.clock.seconds(data.iteration)  # stored as of the generator's last iteration
         values["completions/tokens"] = float(sum(map(_sampled, data.completions)))
-        values["completions/seconds"] = seconds.get(COMPLETIONS, 0.0)
         return values
+
+    def noted(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
+        """The wall time of that."""
+        if iteration != trainer.max_epochs:
+            return {}
+        data = process_data_of(trainer)
+        seconds = data.clock.seconds(data.iteration)  # stored as of the generator's last iteration
+        return {"completions/seconds": seconds.get(COMPLETIONS, 0.0)}
 
 
 def _sampled(rollout: Rollout) -> int:

@@ -40,6 +40,11 @@ class OtherTasks(Phase):
             raise UserError(f"callbacks.other_tasks.size={size}: expected at least 1")
         self.tasks, self.sampler, self.split, self.size = tasks, sampler, split, size
 
+    @property
+    def phases(self) -> dict[str, Task]:
+        """Each phase, and the task whose problems it samples."""
+        return {_phase(name): task for name, task in self.tasks.items()}
+
     def on_base_model(self, trainer: pl.Trainer, module: LanguageModel) -> None:
         self.measure(trainer, module, 0)
 

@@ -82,7 +82,7 @@ class Perplexity(Phase):
             kept[str(iteration)] = {"weights": weights, "perplexity": value}
             write_json(_path(trainer), kept)
 
-    def measured(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
+    def noted(self, trainer: pl.Trainer, iteration: int) -> dict[str, float]:
         """The metrics of an iteration, for the report; {} before it was measured."""
         kept = _read(trainer)
         if str(iteration) not in kept:

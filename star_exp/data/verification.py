@@ -148,7 +148,7 @@ class VerifierData(IterationData):
         """
         store, rounds = self.solutions, 0
         found = self.made.read(1, *self.phases) + self.store.read(self.iteration, *self.phases)
-        for iteration in store.iterations():
+        for iteration in self._earlier():
             drawn = store.read(iteration, *self.phases)
             sampled = any(rollout.phase != "solutions" for rollout in drawn)
             rounds += sampled
@@ -169,8 +169,11 @@ class VerifierData(IterationData):
     def sampled(self) -> bool:
         """Whether the generator's run drew samples of training problems."""
         phases = [phase for phase in self.phases if phase != "solutions"]
-        iterations = self.solutions.iterations()
-        return any(self.solutions.shards(iteration, *phases) for iteration in iterations)
+        return any(self.solutions.shards(iteration, *phases) for iteration in self._earlier())
+
+    def _earlier(self) -> list[int]:
+        """The generator's iterations up to that of this fit; it may have gone on since."""
+        return [each for each in self.solutions.iterations() if each <= self.iteration]
 
     def problems(self, iteration: int) -> Sequence[str]:
         """Of the report: the problems that there are solutions of."""

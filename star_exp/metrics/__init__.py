@@ -22,7 +22,7 @@ from star_exp.metrics.estimators import (
     weighted_majority_at_k,
     wilson_interval,
 )
-from star_exp.metrics.registry import METRICS, Metric, markdown, metric
+from star_exp.metrics.registry import METRICS, WRITTEN, Metric, markdown, metric
 from star_exp.metrics.rollouts import (
     accuracy,
     by_group,
@@ -46,6 +46,7 @@ from star_exp.metrics.selection import best_of, candidates, selected, several_be
 
 __all__ = [
     "METRICS",
+    "WRITTEN",
     "Metric",
     "accuracy",
     "auc",

@@ -6,6 +6,8 @@ W&B's `define_metric`, the table at a run's end, the report and docs/metrics.md 
 import re
 from dataclasses import dataclass
 
+WRITTEN = ("generate", "rationalize", "balance")  # for training: what they write is a run's cost
+
 
 @dataclass(frozen=True)
 class Metric:
