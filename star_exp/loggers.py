@@ -19,11 +19,15 @@ from star_exp.errors import UserError
 from star_exp.metrics import metric
 
 log = logging.getLogger("star_exp")
+AGENT = "WANDB_RUN_ID"  # the id of the run that an agent started, which can have no other
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger says of the run. group: all seeds of one cell; run_id: kept across resumes."""
+    """What a logger says of the run. group: all seeds of one cell; run_id: kept across resumes.
+
+    part: "train", the run itself; a fit that it needs: "verifier", "sft" (G_SFT), "reward".
+    """
 
     folder: Path
     run_id: str
@@ -31,9 +35,10 @@ class RunInfo:
     group: str
     tags: tuple[str, ...]
     config: dict[str, Any]
+    part: str = "train"
 
 
-Builder = Callable[[RunInfo], Logger]
+Builder = Callable[[RunInfo], Logger | None]  # None: this one does not log that part
 
 
 def csv_logger() -> Builder:
@@ -65,13 +70,19 @@ def tensorboard_logger() -> Builder:
 def wandb_logger(
     project: str, entity: str | None = None, offline: bool | None = None, artifacts: bool = True
 ) -> Builder:
-    """Weights & Biases. offline None: unless logged in. Never a prompt, never an account needed."""
+    """Weights & Biases. offline None: unless logged in. Never a prompt, never an account needed.
 
-    def build(run: RunInfo) -> Logger:
+    Under an agent for the run itself alone: it has one W&B run for all that its command does, and
+    a part that came to log into it would also finish it.
+    """
+
+    def build(run: RunInfo) -> Logger | None:
+        if os.environ.get(AGENT) and run.part != "train":
+            return None
         return RolloutWandbLogger(
             project=project,
             entity=entity,
-            offline=_offline() if offline is None else offline,
+            offline=is_offline() if offline is None else offline,
             artifacts=artifacts,
             run=run,
         )
@@ -91,7 +102,6 @@ class RolloutWandbLogger(WandbLogger):
     ):
         import wandb
 
-        sweep = os.environ.get("WANDB_RUN_ID")  # an agent names its run itself
         super().__init__(
             project=project,
             entity=entity,
@@ -100,10 +110,10 @@ class RolloutWandbLogger(WandbLogger):
             mode="offline"
             if offline
             else "online",  # what is set by `offline` alone comes too late
-            id=sweep or run.run_id,
+            id=os.environ.get(AGENT) or run.run_id,
             name=run.name,
             group=run.group,
-            job_type="train",
+            job_type=run.part,
             tags=list(run.tags),
             config=run.config,
             settings=wandb.Settings(console="off", silent=True),
@@ -159,7 +169,7 @@ class RolloutWandbLogger(WandbLogger):
             self._defined.add(name)
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
     """Whether nobody is logged in to W&B (by key, netrc or environment), without asking anyone."""
     import wandb
 

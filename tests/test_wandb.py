@@ -11,6 +11,7 @@ import wandb
 from star_exp import metrics
 from star_exp.run import run
 from tests.test_run import results
+from tests.test_vstar import VSTAR
 
 
 def records(folder: Path) -> list[dict]:
@@ -78,6 +79,16 @@ def test_the_history_holds_the_metrics_of_every_iteration(logged):
     assert len([row for row in rows if "train/loss" in row]) == 10 + 12
 
 
+def test_what_is_measured_of_the_last_model_comes_with_its_costs(logged):
+    """Of each fit's end, in a row of its own: else no panel over tokens or FLOPs would show it."""
+    late = [row for row in history(logged) if "test/accuracy" in row and row["iteration"]]
+    lines = {line["iteration"]: line for line in results(logged)["iterations"]}
+    assert [row["iteration"] for row in late] == [1, 2]
+    for row in late:
+        for name in ("cost/tokens", "cost/flops"):
+            assert row[name] == lines[row["iteration"]][name] > 0
+
+
 def history(logged: Path) -> list[dict]:
     return [record["history"]["item"] for record in of_kind(logged, "history")]
 
@@ -110,6 +121,28 @@ def test_the_rationales_are_artifacts(logged):
     assert (
         "rationales-it1" in text and "rationales-it2" in text and "generate/00000.parquet" in text
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_curves")
+@pytest.mark.parametrize("agent", [False, True], ids=["alone", "under an agent"])
+def test_a_verifier_is_a_part_of_its_own_and_none_under_an_agent(
+    agent, small_config, tmp_path, monkeypatch
+):
+    """An agent has one W&B run for all: a verifier's fit would log into it, and finish it."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    if agent:
+        monkeypatch.setenv("WANDB_SWEEP_ID", "abcd1234")
+        monkeypatch.setenv("WANDB_RUN_ID", "cell0000")
+    run(small_config(tmp_path, *VSTAR, "iterations=2", "logger=wandb"), [])
+    said = {}
+    for fragment in tmp_path.rglob("offline-run-*"):
+        (told,) = of_kind(fragment.parents[1], "run")
+        said[fragment.name.rsplit("-", 1)[1]] = told["run"]["job_type"]
+    mine = json.loads((tmp_path / "manifest.json").read_text())["run_id"]
+    fit = json.loads((tmp_path / "verifier/iter_002/manifest.json").read_text())["run_id"]
+    assert said == ({"cell0000": "train"} if agent else {mine: "train", fit: "verifier"})
+    assert results(tmp_path)["final"]["dev/best_of_4/dpo"] >= 0
 
 
 def test_no_run_stays_open(logged):
