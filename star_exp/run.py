@@ -27,6 +27,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from star_exp import rewarding, summary, verifying
+from star_exp.callbacks.panel import Track
 from star_exp.callbacks.reset import SeedIteration
 from star_exp.checkpoints import MovableCheckpoint, WholeCheckpointIO
 from star_exp.clock import Clock
@@ -34,6 +35,7 @@ from star_exp.config.build import build
 from star_exp.errors import CheckpointError, UserError
 from star_exp.loggers import RunInfo
 from star_exp.modules.base import LanguageModel, Load, started_from
+from star_exp.progress import Progress
 from star_exp.records import Problem
 from star_exp.rundir import RunDirectory, is_main_process, together
 from star_exp.scores import ScoreStore
@@ -49,11 +51,15 @@ OTHER_TASK = re.compile(r"ood/[^/=]+/accuracy")
 
 
 def run(
-    config: dict[str, Any], overrides: Sequence[str] = (), generator: Path | None = None
+    config: dict[str, Any],
+    overrides: Sequence[str] = (),
+    generator: Path | None = None,
+    part: str = "train",
 ) -> float | None:
     """Runs or resumes; returns the metric that a sweeper optimizes (config.optimized_metric).
 
     generator: the run whose rollouts a verifier is trained on, where this is a verifier's fit.
+    part: what this is to the run that was asked for (loggers.RunInfo).
     Raises UserError where the run directory, its checkpoint or its rollouts can't be used.
     """
     if config["from"] is not None and generator is None:
@@ -66,7 +72,7 @@ def run(
             _say(console, results, directory.root, "finished before; nothing is left to do")
             return results["final"].get(config["optimized_metric"])
         try:
-            _fit(config, directory, console, generator)
+            _fit(config, directory, console, generator, part)
             together()
             if config["verifier"] is not None:
                 _verify(config, directory)
@@ -81,13 +87,22 @@ def run(
 
 
 def _fit(
-    config: dict[str, Any], directory: RunDirectory, console: Console, generator: Path | None
+    config: dict[str, Any],
+    directory: RunDirectory,
+    console: Console,
+    generator: Path | None,
+    part: str,
 ) -> None:
-    progress = _BaseProgress(console if is_main_process() else Console(quiet=True))
-    judge = rewarding.load(config, run, progress) if config.get("reward") else None
+    progress = directory.progress
+    making = _BaseProgress(console if is_main_process() else Console(quiet=True), progress)
+    judge = None
+    if config.get("reward"):
+        progress.at("reward model", progress.iteration)
+        judge = rewarding.load(config, partial(run, part="reward"), making)
     task = build(config["task"])
     source = build(config["model"])
-    folder = source.prepare(task, Path(config["cache_dir"]), progress)
+    progress.at("base model", progress.iteration)
+    folder = source.prepare(task, Path(config["cache_dir"]), making)
     of_reward = {} if judge is None else {"reward model": judge.fingerprint()}
     directory.note_data({**fingerprints(task), **of_reward})
     _describe(console, directory, "base", source.description(task))
@@ -96,7 +111,8 @@ def _fit(
     base: Load = partial(source.load, folder)
     handed: dict[str, Any] = {}
     if generator is not None:
-        base = partial(started_from, base, verifying.sft(config, generator, run))
+        sft = verifying.sft(config, generator, partial(run, part="sft"))
+        base = partial(started_from, base, sft)
         handed = {"generator": generator, "scores": ScoreStore(directory.root / "scores")}
     if judge is not None:
         handed["reward"] = rewarding.reward(judge, task, config["reward"]["scale"])
@@ -122,7 +138,7 @@ def _fit(
         log_every_n_steps=1,
         default_root_dir=directory.root,
         callbacks=_callbacks(config, directory, console),
-        logger=_loggers(config, directory, "-verifier" if generator else "") or False,
+        logger=_loggers(config, directory, part) or False,
         plugins=[WholeCheckpointIO()],
     )
     if judge is not None:
@@ -147,7 +163,7 @@ def _verify(config: dict[str, Any], directory: RunDirectory) -> None:
     """The verifier's fit, and what it gives among the generator's results."""
     results = directory.results()
     verifier = verifying.after(config, results["final"]["iteration"])
-    run(verifier, generator=directory.root)
+    run(verifier, generator=directory.root, part="verifier")
     directory.add(verifying.picked(Path(verifier["run_dir"])))
 
 
@@ -171,7 +187,7 @@ def _callbacks(config: dict[str, Any], directory: RunDirectory, console: Console
     named = sorted(config["callbacks"].items(), key=lambda item: last.get(item[0], 0))
     nodes = [node for _, node in named if node is not None]
     callbacks = [build(node, **handed.get(node["_target_"], {})) for node in nodes]
-    callbacks.append(SeedIteration(config["seed"]))
+    callbacks = [Track(directory.progress), *callbacks, SeedIteration(config["seed"])]
     if config["patience"] is not None:
         callbacks.append(EarlyStopping("dev/accuracy", mode="max", patience=config["patience"]))
     # Two of them: `save_last` saves only together with a new best. In this order: a kill between
@@ -193,15 +209,18 @@ def _measures_dev(config: dict[str, Any]) -> bool:
 
 def _loggers(config: dict[str, Any], directory: RunDirectory, part: str) -> list:
     choices, seed = config["choices"], config["seed"]
+    suffix = "" if part == "train" else f"-{part}"
     info = RunInfo(
         folder=directory.root,
         run_id=directory.manifest["run_id"],
-        name="{variant}-{task}-{model}".format_map(choices) + f"-s{seed}{part}",
+        name="{variant}-{task}-{model}".format_map(choices) + f"-s{seed}" + suffix,
         group=f"{config['name']}/{directory.manifest['config_hash_no_seed']}",
         tags=(*choices.values(), *config["tags"]),
         config={**config, **directory.manifest},
+        part=part,
     )
-    return [build(node)(info) for node in (config["logger"] or {}).values() if node]
+    built = [build(node)(info) for node in (config["logger"] or {}).values() if node]
+    return [logger for logger in built if logger is not None]
 
 
 def _last_checkpoint(root: Path) -> Path | None:
@@ -224,12 +243,13 @@ def _last_checkpoint(root: Path) -> Path | None:
 
 
 class _BaseProgress:
-    """A line for each quarter of the steps that make a base model."""
+    """A line for each quarter of the steps that make a base model, and the run's progress."""
 
-    def __init__(self, console: Console):
-        self.console = console
+    def __init__(self, console: Console, progress: Progress):
+        self.console, self.progress = console, progress
 
     def __call__(self, done: int, of: int) -> None:
+        self.progress.at("base model", self.progress.iteration, done, of)
         if done * 4 // of > (done - 1) * 4 // of:
             self.console.print(f"  base model: step {done} of {of}", highlight=False)
 

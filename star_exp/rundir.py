@@ -1,37 +1,41 @@
 """The directory of a run: what it holds, whose it is, and how far it is.
 
-config.yaml  manifest.json  results.json  metrics.jsonl  run.log  curves.png
+config.yaml  manifest.json  results.json  metrics.jsonl  run.log  curves.png  progress.json
 checkpoints/  rollouts/  clock/  model/  wandb/
 """
 
 import json
 import logging
-import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from star_exp.config.compose import differences
 from star_exp.errors import ConfigMismatch, UserError
 from star_exp.files import explained, write_json, write_text
+from star_exp.progress import FILE, LOCK, Progress, elsewhere, is_main_process, rank, read
 
+__all__ = ["RunDirectory", "git_state", "is_main_process", "together"]
 LOGGED = ("star_exp", "pytorch_lightning", "py.warnings")
 
 
 class RunDirectory:
     """
     main: whether this process writes; the other ranks of a DDP run only read.
+    progress: how far it is, of a run that is opened to be gone on with.
     """
+
+    progress: Progress
 
     def __init__(self, root: Path, *, main: bool = True):
         self.root, self.main = root, main
-        self.lock = FileLock(root / ".lock")
+        self.lock = FileLock(root / LOCK)
         self.manifest: dict[str, Any] = {}
         self.head: dict[str, Any] = {}
 
@@ -40,11 +44,18 @@ class RunDirectory:
             with explained(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
                 try:
-                    self.lock.acquire(timeout=0)
+                    self.lock.acquire(timeout=0.5)  # `star-exp status` holds it for an instant
                 except Timeout as error:
                     raise UserError(
                         f"another process is working in {self.root}; wait for it or stop it"
                     ) from error
+            other = elsewhere(self.root)
+            if other is not None:  # it may have been killed, and this is the job that goes on
+                print(
+                    f"{self.root}: {other} worked in it less than a minute ago. If it still does, "
+                    "stop one of the two: locks do not reach from one machine to the other there",
+                    file=sys.stderr,
+                )
         name = "run.log" if self.main else f"run.rank{rank()}.log"
         self.handler = logging.FileHandler(self.root / name, delay=True)
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -100,6 +111,12 @@ class RunDirectory:
         if self.main:
             write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
             write_json(self.root / "manifest.json", self.manifest)
+            if results["status"] != "running":  # failed before, or finished with fewer iterations
+                results = {**results, "status": "running"}
+                results.pop("error", None)
+                write_json(self.root / "results.json", results)
+        write, of = self.main, config["iterations"]
+        self.progress = Progress(self.root, of, iteration=done, write=write)
         return {**results, "status": "running"}
 
     def note_data(self, fingerprints: dict[str, str]) -> None:
@@ -122,10 +139,8 @@ class RunDirectory:
             write_json(path, self.manifest)
 
     def results(self) -> dict[str, Any]:
-        path = self.root / "results.json"
-        if not path.exists():
-            return {"status": "running", "iterations": [], "final": {}}
-        return json.loads(path.read_text())
+        begun = {"status": "running", "iterations": [], "final": {}}
+        return read(self.root / "results.json") or begun
 
     def add(self, values: dict[str, float]) -> None:
         """Puts what was measured after the last iteration into its line."""
@@ -139,11 +154,13 @@ class RunDirectory:
 
     def finish(self) -> dict[str, Any]:
         logging.getLogger("star_exp").info("finished")
+        if self.main:
+            (self.root / FILE).unlink(missing_ok=True)
         return self._set_status("finished")
 
     def failed(self, error: BaseException) -> None:
         """Leaves the reason in run.log and results.json; the run can still be resumed."""
-        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+        if isinstance(error, KeyboardInterrupt | SystemExit):  # Slurm's time limit, a SIGTERM
             logging.getLogger("star_exp").info("interrupted")
             return
         logging.getLogger("star_exp").error("failed", exc_info=error)
@@ -174,17 +191,6 @@ class RunDirectory:
             "versions": versions(),
             "hardware": hardware(),
         }
-
-
-def rank() -> int:
-    """The number of this process, as Lightning, torchrun and Slurm give it; 0 if there is one."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(found) for found in ranks if found is not None), 0)
-
-
-def is_main_process() -> bool:
-    """Whether this process writes and speaks."""
-    return rank() == 0
 
 
 def together() -> None:
