@@ -20,7 +20,7 @@ SAVE = "pytorch_lightning.callbacks:ModelCheckpoint._save_checkpoint"
 PLACES = {
     "unbroken": (None, 0),
     "base_training": ("star_exp.models.tiny:summed_loss", 40),
-    "base_saving": ("star_exp.files:os.replace", 3),
+    "base_saving": ("star_exp.files:shutil.rmtree", 2),
     "first_evaluation": ("star_exp.store:RolloutStore.write", 1),
     "generation": ("star_exp.store:RolloutStore.write", 5),
     "generation_after_the_file": ("star_exp.clock:Clock.add", 5),
