@@ -123,6 +123,12 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def fingerprint_in(root: Path) -> str:
+    """Of the weights of the verifier in a run directory: the same ones give the same scores."""
+    with (root / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+
+
 @dataclass(frozen=True)
 class Picker:
     """A trained verifier, to pick from any samples. name: in metrics, dev/best_of_16/dpo; root: of
@@ -143,9 +149,7 @@ class Picker:
             )
 
     def fingerprint(self) -> str:
-        """Of its trained weights: the same model gives the same scores."""
-        with (self.root / WEIGHTS).open("rb") as file:
-            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+        return fingerprint_in(self.root)
 
     def scores(self, rollouts: Sequence[Rollout], task: Task) -> list[float]:
         """Of each rollout, in their order: the higher, the better."""

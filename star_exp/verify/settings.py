@@ -1,9 +1,7 @@
 """Whether the settings and the data of a run are those that it names."""
 
-import hashlib
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -88,13 +86,11 @@ def data(run: Stored) -> Check:
         return check
     mine = fingerprints(run.task)
     if "reward model" in theirs:
-        weights = Path(run.results.get("reward", {}).get("model", "")) / verifying.WEIGHTS
-        if weights.exists():
-            with weights.open("rb") as file:
-                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8))
-            mine["reward model"] = digest.hexdigest()
+        judge = Path(run.results.get("reward", {}).get("model", ""))
+        if (judge / verifying.WEIGHTS).exists():
+            mine["reward model"] = verifying.fingerprint_in(judge)
         else:
-            check.left_out.append(f"reward model: there is no {weights} here")
+            check.left_out.append(f"reward model: there is no {judge / verifying.WEIGHTS} here")
             del theirs["reward model"]
     check.said = ", ".join(mine)
     check.faults = [
