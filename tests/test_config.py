@@ -34,12 +34,13 @@ def choices() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(conf_dir().rglob("*.yaml")):
         group = path.parent.relative_to(conf_dir()).as_posix()
-        if group not in {".", "local"} and not group.startswith("hydra"):
+        if group not in {".", "local"} and not group.startswith(("hydra", "experiment/")):
             found.setdefault(group, []).append(path.stem)
     return found
 
 
 CHOICES = choices()
+BESIDE = sorted((conf_dir() / "experiment").glob("*/*.yaml"))  # of one variant in one experiment
 UNTRAINED = {"base": ["iterations=0"]}  # an experiment may say how many, and then they clash
 WORDS = [[], *([f"{group}={name}"] for group, names in CHOICES.items() for name in names)]
 PAIRS = [
@@ -117,6 +118,23 @@ def test_every_group_of_the_folder_was_found():
 def test_a_choice_is_what_its_file_says():
     assert plain(compose(["sampling=hot"]))["sampling"]["temperature"] == 1.0
     assert plain(compose(["logger=none"]))["logger"] in (None, {})
+
+
+def test_what_one_variant_needs_beside_in_an_experiment_is_for_it_alone():
+    words = ["experiment=compare_addition"]
+    mine, other = (plain(compose([*words, f"variant={name}"])) for name in ("bstar", "online_rft"))
+    assert mine["callbacks"]["balance"]["problems"] == 100
+    assert other["callbacks"]["balance"] is None and other["reward"] is None
+    assert [mine["module"]["learning_rate"], other["module"]["learning_rate"]] == [1.0e-4, 5.0e-4]
+    assert mine["task"] == other["task"]
+    said = plain(compose([*words, "variant=bstar", "callbacks.balance.problems=7"]))
+    assert said["callbacks"]["balance"]["problems"] == 7  # the command line has the last word
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_is_beside_an_experiment_is_of_one_and_of_a_variant(path):
+    """It is optional, so that one of another name would be passed over in silence."""
+    assert path.parent.name in CHOICES["experiment"] and path.stem in CHOICES["variant"]
 
 
 def test_settings_of_a_reasoning_gym_task_are_given_as_a_mapping():
@@ -818,6 +836,9 @@ REFUSED = {
     "variant=startt": ["variant=startt", "did you mean 'star'"],
     "vriant=star": ["vriant", "did you mean 'variant'"],
     "experiment=nope": ["experiment", "nope"],
+    "experiment=[star_strategyqa,star_gsm8k_smollm2]": ["experiment", "expected one"],
+    "+verifier.iterations=2": ["verifier", "verifier=none clash", "add verifier=dpo"],
+    "+reward.model.callbacks.score.samples=2": ["reward", "reward=none clash", "reward=process"],
     "+typo=1": ["typo", "expected one of"],
     "task.format=scratchpd": ["task.format", "did you mean 'scratchpad'"],
     "task.min_digits=5 task.max_digits=3": ["task.min_digits=5", "task.max_digits=3"],

@@ -245,7 +245,7 @@ def _callbacks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each callback stands, a verifier's too, and its settings."""
     for parent in ("", "verifier.", "reward.model."):
         for name, node in (_select(config, f"{parent}callbacks") or {}).items():
-            if node:
+            if _has_target(node):
                 yield f"{parent}callbacks.{name}", node
 
 

@@ -50,6 +50,8 @@ def _of_hydra(error: BaseException, arguments: list[str]) -> str | None:
         return f"{str(error).splitlines()[0]} ({getattr(error, 'full_key', '')})"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
+    if "'${experiment}/${variant}'" in str(error):
+        return "experiment=[...]: expected one experiment; what several set goes into a file of one"
     key = _unknown_key(str(error))
     if key is None:
         return str(error)

@@ -92,6 +92,16 @@ def _not_objects(config: dict[str, Any]) -> Iterator[str]:
         for name, node in (config[group] or {}).items():
             if node is not None and not _is_object(node):
                 yield f"{group}.{name}={node!r}: expected a config with a _target_, or null"
+    for group, needs, choices in (
+        ("verifier", "data", "verifier=dpo, orm or process"),
+        ("reward", "scale", "reward=process"),
+    ):
+        node = config.get(group)
+        if node is not None and needs not in node:
+            yield (
+                f"{group}={node!r} and {group}=none clash: settings of what is not there; "
+                f"add {choices}, or leave them out"
+            )
 
 
 def _type_fault(where: str, annotation: ast.expr | None, value: Any) -> Iterator[str]:
