@@ -12,7 +12,7 @@ import pytest
 
 from star_exp.errors import CheckpointError
 from star_exp.run import run
-from star_exp.store import StoreError
+from star_exp.store import RolloutStore, StoreError
 from tests.test_run import final_weights, results, shards
 
 SAVE = "pytorch_lightning.callbacks:ModelCheckpoint._save_checkpoint"
@@ -177,6 +177,34 @@ def test_a_full_disk_is_reported_and_what_was_whole_stays(small_config, tmp_path
     run(small_config(tmp_path / "b", *words), [])
     assert shards(tmp_path / "a") == shards(tmp_path / "b")
     assert whole.items() <= shards(tmp_path / "a").items()
+
+
+def test_what_is_asked_to_end_does_so_within_a_phase_and_keeps_what_is_written(
+    small_config, tmp_path, monkeypatch
+):
+    """A SIGTERM, as of Slurm or `kill`; training steps alone would be far away."""
+    words = ("logger=none", "iterations=1", "callbacks.generate.problems_a_shard=5")
+    write, calls = RolloutStore.write, []
+
+    def terminated(self, iteration, phase, *rest):
+        write(self, iteration, phase, *rest)
+        if phase == "generate":
+            calls.append(phase)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutStore, "write", terminated)
+        with pytest.raises(SystemExit):
+            run(small_config(tmp_path, *words), [])
+    assert calls == ["generate"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    whole = shards(tmp_path)
+    assert len([path for path in whole if "generate" in str(path)]) == 1
+    assert results(tmp_path)["status"] == "running"
+    run(small_config(tmp_path, *words), [])
+    assert results(tmp_path)["status"] == "finished"
+    assert whole.items() <= shards(tmp_path).items()
 
 
 def test_a_read_only_directory_is_reported(small_config, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from star_exp.modules.base import LanguageModel
 
@@ -70,7 +71,13 @@ def data_of(trainer: pl.Trainer) -> "RolloutDataModule":
 def announce(
     trainer: pl.Trainer, phase: str, iteration: int, done: int, total: int, **counts: int
 ) -> None:
-    """Tells every callback with an `on_progress` hook how far a phase is."""
+    """Tells every callback with an `on_progress` hook how far a phase is.
+
+    SIGTERMException where the process was asked to end: Lightning looks no sooner than at the next
+    training step, which may be an hour of sampling away.
+    """
+    if trainer.received_sigterm:
+        raise SIGTERMException
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         listener = getattr(callback, "on_progress", None)
         if listener is not None:
