@@ -20,7 +20,14 @@ import yaml
 from omegaconf import OmegaConf
 
 from star_exp.config.build import build
-from star_exp.config.compose import cell_hash, compose, conf_dir, differences, plain
+from star_exp.config.compose import (
+    cell_hash,
+    compose,
+    conf_dir,
+    differences,
+    plain,
+    register_resolvers,
+)
 from star_exp.config.signatures import NotFound, accepts, literal_choices, signature
 from star_exp.config.validate import ConfigError, validate
 from star_exp.errors import did_you_mean
@@ -129,6 +136,13 @@ def test_what_one_variant_needs_beside_in_an_experiment_is_for_it_alone():
     assert mine["task"] == other["task"]
     said = plain(compose([*words, "variant=bstar", "callbacks.balance.problems=7"]))
     assert said["callbacks"]["balance"]["problems"] == 7  # the command line has the last word
+
+
+def test_a_grid_may_be_resolved_in_its_place_as_by_cfg_job_with_resolve():
+    register_resolvers()
+    config = OmegaConf.create({"temperatures": "${grid:0.5,0.7,0.1}"})
+    OmegaConf.resolve(config)
+    assert config == {"temperatures": [0.5, 0.6, 0.7]}
 
 
 @pytest.mark.parametrize("path", BESIDE, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from star_exp.errors import UserError
 
@@ -56,10 +56,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("grid", _grid, replace=True)
 
 
-def _grid(lowest: float, highest: float, step: float) -> list[float]:
+def _grid(lowest: float, highest: float, step: float) -> ListConfig:
     """From the lowest to the highest, both included, as they are written down."""
     places = range(round((highest - lowest) / step) + 1)
-    return [round(lowest + step * place, 6) for place in places]
+    return OmegaConf.create([round(lowest + step * place, 6) for place in places])
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
