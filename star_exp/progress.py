@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from star_exp.errors import UserError
 from star_exp.files import write_json
 
 FILE = "progress.json"
+MULTIRUNS = Path("outputs/multirun")  # a folder of each launch, with a record of each job
 LOCK = ".lock"
 SAID = ("iteration", "of", "phase", "done", "total")
 FRESH_S = 60.0
@@ -140,3 +141,13 @@ def rank() -> int:
 def is_main_process() -> bool:
     """Whether this process writes and speaks."""
     return rank() == 0
+
+
+def waiting(roots: Iterable[Path]) -> int:
+    """How many jobs of the multiruns that are at work on any of these runs have not begun."""
+    names, count = {str(root.absolute()) for root in roots}, 0
+    for folder in MULTIRUNS.glob("*/"):
+        records = [read(path) for path in folder.glob("job_*.json")]
+        if any(each["status"] == "running" and each.get("run_dir") in names for each in records):
+            count += max(0, (records[0].get("of") or 0) - len(records))
+    return count

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from star_exp.errors import UserError
-from star_exp.progress import FILE, held, read, runs
+from star_exp.progress import FILE, held, read, runs, waiting
 
 STYLES = {
     **{"finished": "green", "running": "cyan", "interrupted": "yellow"},
@@ -172,7 +172,8 @@ def _print(found: Sequence[Status]) -> None:
             console.print(f"{each.run}: {each.error}", markup=False, soft_wrap=True)
         if each.status == "failed":
             console.print(f"  {each.path}/run.log", markup=False, highlight=False, soft_wrap=True)
-    console.print(summed_up(found), markup=False, highlight=False)
+    going_on = [Path(each.path) for each in found if each.status == "running"]
+    console.print(summed_up(found, waiting(going_on)), markup=False, highlight=False)
 
 
 def _cells(each: Status) -> tuple[str, ...]:
@@ -189,13 +190,17 @@ def _cells(each: Status) -> tuple[str, ...]:
     )
 
 
-def summed_up(found: Sequence[Status]) -> str:
-    """`12 finished, 2 running, 1 failed; about 14 min left`: of the run that ends last."""
+def summed_up(found: Sequence[Status], waiting: int = 0) -> str:
+    """`12 finished, 2 running, 1 failed; about 14 min left`: of the run that ends last.
+
+    waiting: jobs of the same multiruns that have not begun, of which no more is known.
+    """
     counts = Counter(each.status for each in found)
     parts = ", ".join(f"{counts[name]} {name}" for name in STYLES if counts[name])
     left = max((each.seconds_left or 0.0 for each in found), default=0.0)
     again = "; the same command goes on with what broke off" if counts["interrupted"] else ""
-    return parts + (f"; about {said(left)} left" if left else "") + again
+    those = f" for those; {waiting} more have not begun" if waiting else ""
+    return parts + (f"; about {said(left)} left" if left else "") + those + again
 
 
 def said(seconds: float) -> str:

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 
 from star_exp.cli import main
-from star_exp.config.launch import RANKS, Job, Prefixed, alone, own_ranks, summed_up
+from star_exp.config.launch import RANKS, Job, Prefixed, _jobs, alone, own_ranks, summed_up
 from star_exp.errors import UserError
 from star_exp.progress import FILE, held, read
 from star_exp.run import run
@@ -59,6 +59,7 @@ def test_a_multirun_tells_what_became_of_each_job_and_repeats_nothing(
     assert statuses(tmp_path) == ["failed", "finished"]
     assert "2 jobs: 1 failed, 1 finished" in said.err
     failed = records(tmp_path)[0]
+    assert [each["of"] for each in records(tmp_path)] == [2, 2]
     assert " ".join(failed["overrides"]) in said.err
     (log,) = failed["logs"]  # no run.log: the run did not begin
     assert f"  log: {log}\n" in said.err
@@ -72,6 +73,22 @@ def test_a_multirun_tells_what_became_of_each_job_and_repeats_nothing(
     assert statuses(tmp_path) == ["finished before"]
     assert "1 job: 1 finished before" in capsys.readouterr().out
     assert written(path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("-m variant=base,star seed=0,1,2 name=x", 6),
+        ("-m seed=range(0,5) task.operators='+-'", 5),
+        ("-m variant=star data.filters=[a,b]", 1),
+        ("-m task=glob(a*)", None),  # Hydra looks them up
+        ("-m hparams_search=addition_optuna", None),  # drawn one after another
+        ("-m seed=interval(0,1)", None),
+        ("-m seed={", None),  # Hydra's to refuse
+    ],
+)
+def test_how_many_jobs_a_command_makes_is_known_before_they_begin(words, expected):
+    assert _jobs(words.split()) == expected
 
 
 @pytest.mark.slow

@@ -293,6 +293,27 @@ def test_damaged_results_are_refused_by_their_name_and_written_anew(study, small
     assert path.read_text() == before
 
 
+def test_jobs_that_have_not_begun_are_counted_where_a_run_of_their_multirun_works(
+    study, tmp_path, monkeypatch, capsys
+):
+    root, _ = study
+    monkeypatch.chdir(tmp_path)
+    direct = (root / "study/direct/seed0").absolute()
+    over = {"status": "finished", "run_dir": str(root / "study/star/seed0"), "of": 7}
+    write_json(tmp_path / "outputs/multirun/a/job_000.json", over)
+    working = over | {"status": "running", "run_dir": str(direct)}
+    write_json(tmp_path / "outputs/multirun/a/job_001.json", working)
+    write_json(tmp_path / "outputs/multirun/b/job_000.json", over)  # over: none of its runs works
+    write_json(tmp_path / "outputs/multirun/c/job_000.json", {"status": "running"})  # no run yet
+    main(["status", str(root)])
+    assert "not begun" not in capsys.readouterr().out  # nobody works on it
+    with FileLock(direct / ".lock"):
+        main(["status", str(root)])
+        assert "1 running" in (out := capsys.readouterr().out) and "5 more have not begun" in out
+        main(["status", str(root / "study/star")])
+        assert "not begun" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(0, "0 s"), (89, "89 s"), (840, "14 min"), (5400, "1.5 h"), (259_200, "3 days")],

@@ -7,7 +7,7 @@ The jobs of a multirun may work in other processes or on other machines (hydra/l
 submitit_slurm). So what becomes of each is told by a file, and read when all have ended:
 
     outputs/multirun/2026-11-23_21-30-00_4711/    of one launch
-        job_000.json    overrides, run_dir, status, and of one that failed: error and logs
+        job_000.json    overrides, run_dir, status, of (jobs); of one that failed: error and logs
         job_000.log     its traceback, if it failed
 """
 
@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,9 +33,8 @@ from star_exp.config.messages import for_the_user
 from star_exp.config.validate import ConfigError, validate
 from star_exp.errors import UserError
 from star_exp.files import write_json, write_text
-from star_exp.progress import held, is_main_process, read
+from star_exp.progress import MULTIRUNS, held, is_main_process, read
 
-MULTIRUNS = Path("outputs/multirun")
 LAUNCH = "STAR_EXP_LAUNCH"  # the name of a launch's folder, for hydra.sweep.dir
 # What Lightning sets in the main process when it starts the others.
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
     if is_main_process() or LAUNCH not in os.environ:  # the other ranks belong to its launch
         os.environ[LAUNCH] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     command = sys.argv
-    job = Job(tuple(command), (MULTIRUNS / os.environ[LAUNCH]).absolute(), os.getpid())
+    folder = (MULTIRUNS / os.environ[LAUNCH]).absolute()
+    job = Job(tuple(command), folder, os.getpid(), _jobs(arguments))
     run_all = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     sys.argv = [command[0], *arguments]
     ended = ""
@@ -75,12 +76,14 @@ class Job:
     """What Hydra calls for each job, in whatever process: it is pickled on its way there.
 
     command: the words of the command line. folder: of the launch. launcher: its process.
-    errors: that of the only job, where it is no multirun.
+    jobs: how many there are, where that is known. errors: that of the only job, where it is no
+    multirun.
     """
 
     command: tuple[str, ...]
     folder: Path
     launcher: int
+    jobs: int | None = None
     errors: list[Exception] = field(default_factory=list)
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -103,7 +106,8 @@ class Job:
 
     def _tracked(self, config: DictConfig) -> float | None:
         record = Record(self.folder / f"job_{int(HydraConfig.get().job.num):03d}.json")
-        record.note(overrides=[*HydraConfig.get().overrides.task], status="running")
+        overrides = [*HydraConfig.get().overrides.task]
+        record.note(overrides=overrides, status="running", of=self.jobs)
         try:
             hydra = HydraConfig.get().overrides
             with _process(alone(self.command, [*hydra.hydra, *hydra.task])), own_ranks():
@@ -294,6 +298,21 @@ def _silent(record: dict[str, Any]) -> str:
     if root and held(Path(root)):
         return f"still works in {root}; `star-exp status {root}` tells how far it is"
     return "its process ended without a word (killed, or out of memory?)"
+
+
+def _jobs(arguments: Sequence[str]) -> int | None:
+    """How many jobs these words make, by Hydra's own sweeper; another decides as it goes on."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    if {"hparams_search", "hydra/sweeper"} & {word.partition("=")[0].lstrip("+") for word in words}:
+        return None
+    try:
+        swept = OverridesParser.create().parse_overrides(words)
+        return prod(len([*each.sweep_iterator()]) for each in swept if each.is_sweep_override())
+    except HydraException:  # what can't be read is told when Hydra reads it; and glob()
+        return None
 
 
 def _explained(error: Exception, arguments: list[str]) -> Exception:
