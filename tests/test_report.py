@@ -703,6 +703,19 @@ def test_values_are_said_in_few_characters():
     assert tables._difference(-0.0002, (-0.01, 0.0), "share") == "+0.0 (-1.0 to +0.0)"
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("star", ["star"]),
+        ("star_without_rationalization", ["star_without_", "rationalization"]),
+        ("bstar_temperature (lr=0.1)", ["bstar_", "temperature", "(lr=0.1)"]),
+        ("an_unbreakablylongname", ["an_", "unbreakablylongname"]),
+    ],
+)
+def test_a_long_name_is_broken_where_words_end(name, lines):
+    assert tables._narrowed(name, 15).split("\n") == lines
+
+
 def test_the_files_say_the_same_as_the_comparison(tmp_path):
     for variant, seed in product(("star", "rest_em"), (0, 1)):
         make(tmp_path, variant, seed, test=flags("1100" if variant == "star" else "1110"))

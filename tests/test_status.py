@@ -306,12 +306,12 @@ def test_jobs_that_have_not_begun_are_counted_where_a_run_of_their_multirun_work
     write_json(tmp_path / "outputs/multirun/b/job_000.json", over)  # over: none of its runs works
     write_json(tmp_path / "outputs/multirun/c/job_000.json", {"status": "running"})  # no run yet
     main(["status", str(root)])
-    assert "not begun" not in capsys.readouterr().out  # nobody works on it
+    assert "to begin" not in capsys.readouterr().out  # nobody works on it
     with FileLock(direct / ".lock"):
         main(["status", str(root)])
-        assert "1 running" in (out := capsys.readouterr().out) and "5 more have not begun" in out
+        assert "1 running" in (out := capsys.readouterr().out) and "5 more to begin" in out
         main(["status", str(root / "study/star")])
-        assert "not begun" not in capsys.readouterr().out
+        assert "to begin" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

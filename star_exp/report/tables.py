@@ -6,6 +6,7 @@ show(comparison, console)     the table, what is missing, warnings
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -29,6 +30,7 @@ IN_LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", '"': "''"},
 }
 ABSENT = "-"
+WIDE = 110  # columns of a terminal where names of rows need not be broken
 BOLD = (
     "Bold: a difference by this test, of rows with several seeds. -: nothing to say; see verdict."
 )
@@ -54,6 +56,7 @@ def show(comparison: Comparison, console: Console) -> None:
         mean, difference = (
             cell.replace(" (", "\n").removesuffix(")") for cell in (mean, difference)
         )
+        name = name if console.width >= WIDE else _narrowed(name, whole["variant"])
         cells = (name, seeds.replace(" ", ""), mean, difference, p, verdict)
         made.add_row(*map(Text, cells))
     console.print(made)
@@ -63,6 +66,16 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(Text(f"\n{heading}", style="bold yellow"))
         for sentence in sentences:
             console.print(Text(f"- {sentence}"), soft_wrap=True)
+
+
+def _narrowed(name: str, width: int) -> str:
+    """A row's name on lines of so many characters, where that is possible, broken behind `_`."""
+    lines = [""]
+    for piece in re.split(r"(?<=[_ ])", name):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def markdown(comparison: Comparison) -> str:
