@@ -167,7 +167,7 @@ def test_the_data_block_holds_the_comparison(comparison: Comparison, tmp_path: P
     assert (bstar["p"], bstar["significant"]) == (0.002, True)
     (budget,) = values["budgets"]
     assert budget["cells"] == {"0": {"mean": 0.4, "low": 0.3, "high": 0.5, "iterations": [5, 6, 5]}}
-    assert "dev/accuracy (n = 120 problems) at the largest budget of FLOPs" in budget["told"]
+    assert "dev/accuracy (n = 120 problems) at the largest budget that every run" in budget["told"]
     for words in ("(or 2% more): nothing is interpolated", "spend nothing", "is not counted"):
         assert words in budget["told"]
     (curve,) = values["curves"]

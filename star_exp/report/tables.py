@@ -153,9 +153,9 @@ def said_of(equal: EqualCompute) -> str:
     counts = {each.value.problems for each in equal.rows} - {None}
     n = f" (n = {' or '.join(map(str, sorted(counts, key=str)))} problems)" if counts else ""
     return (
-        f"{equal.metric}{n} at the largest budget of {AXES[equal.axis]} that every run has used "
-        f"up, each at its last iteration that was done within it (or {SLACK:.0%} more): nothing is "
-        "interpolated. Rows that spend nothing stay as they are. Measuring is not counted."
+        f"{equal.metric}{n} at the largest budget that every run has used up, each at its last "
+        f"iteration that was done within it (or {SLACK:.0%} more): nothing is interpolated. Rows "
+        "that spend nothing stay as they are. Measuring is not counted."
     )
 
 
