@@ -144,10 +144,22 @@ def is_main_process() -> bool:
 
 
 def waiting(roots: Iterable[Path]) -> int:
-    """How many jobs of the multiruns that are at work on any of these runs have not begun."""
-    names, count = {str(root.absolute()) for root in roots}, 0
-    for folder in MULTIRUNS.glob("*/"):
+    """How many jobs of the multiruns that are at work on any of these runs have not begun.
+
+    A launch that was killed still calls its last runs its own: they are of the newest that does.
+    """
+    names, count = {root.resolve() for root in roots}, 0
+    studies = {folder for root in names for folder in root.parents[2:3]}  # where they lie
+    beside = {MULTIRUNS.resolve(), *(folder / MULTIRUNS.name for folder in studies)}
+    folders = {folder.resolve() for each in beside for folder in each.glob("*/")}
+    for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
         records = [read(path) for path in folder.glob("job_*.json")]
-        if any(each["status"] == "running" and each.get("run_dir") in names for each in records):
+        at_work = {
+            Path(each["run_dir"]).resolve()
+            for each in records
+            if each["status"] == "running" and "run_dir" in each
+        } & names
+        if at_work:
             count += max(0, (records[0].get("of") or 0) - len(records))
+            names -= at_work
     return count

@@ -199,8 +199,9 @@ def summed_up(found: Sequence[Status], waiting: int = 0) -> str:
     parts = ", ".join(f"{counts[name]} {name}" for name in STYLES if counts[name])
     left = max((each.seconds_left or 0.0 for each in found), default=0.0)
     again = "; the same command goes on with what broke off" if counts["interrupted"] else ""
-    those = f" for those; {waiting} more to begin" if waiting else ""
-    return parts + (f"; about {said(left)} left" if left else "") + those + again
+    time_left = f"; about {said(left)} left" if left else ""
+    more = f"{' for those' if left else ''}; {waiting} more to begin" if waiting else ""
+    return parts + time_left + more + again
 
 
 def said(seconds: float) -> str:

@@ -309,7 +309,14 @@ def test_jobs_that_have_not_begun_are_counted_where_a_run_of_their_multirun_work
     assert "to begin" not in capsys.readouterr().out  # nobody works on it
     with FileLock(direct / ".lock"):
         main(["status", str(root)])
-        assert "1 running" in (out := capsys.readouterr().out) and "5 more to begin" in out
+        said = capsys.readouterr().out.splitlines()[-1]  # no time left is known
+        assert "1 running" in said and "; 5 more to begin" in said and "those" not in said
+        newer = working | {"of": 9}  # the same command again, after that launch was killed
+        write_json(tmp_path / "outputs/multirun/d/job_000.json", newer)
+        monkeypatch.chdir(root)
+        (root / "multirun").symlink_to(tmp_path / "outputs/multirun")  # beside the study
+        main(["status", "study"])
+        assert "8 more to begin" in capsys.readouterr().out
         main(["status", str(root / "study/star")])
         assert "to begin" not in capsys.readouterr().out
 

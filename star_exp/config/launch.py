@@ -107,7 +107,9 @@ class Job:
     def _tracked(self, config: DictConfig) -> float | None:
         record = Record(self.folder / f"job_{int(HydraConfig.get().job.num):03d}.json")
         overrides = [*HydraConfig.get().overrides.task]
-        record.note(overrides=overrides, status="running", of=self.jobs)
+        sweeper = HydraConfig.get().sweeper
+        ours = sweeper._target_.endswith(".BasicSweeper") and not sweeper.get("params")
+        record.note(overrides=overrides, status="running", of=self.jobs if ours else None)
         try:
             hydra = HydraConfig.get().overrides
             with _process(alone(self.command, [*hydra.hydra, *hydra.task])), own_ranks():
@@ -166,6 +168,7 @@ class Record:
 def _run(config: DictConfig, record: Record | None = None) -> float | None:
     overrides = [*HydraConfig.get().overrides.task]
     resolved = plain(with_generator(config, overrides))
+    _heeded(resolved, overrides)
     validate(resolved)
     from star_exp.run import run
 
@@ -179,6 +182,17 @@ def _run(config: DictConfig, record: Record | None = None) -> float | None:
     status = "finished before" if before == _written(root) != 0 else "finished"
     record.note(status=status, **{resolved["optimized_metric"]: value})
     return value
+
+
+def _heeded(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Raises ConfigError where a file that comes later has undone what was typed."""
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        if group in ("reward", "verifier") and choice != "none" and config[group] is None:
+            raise ConfigError(
+                f"{word} has no effect: a file that comes after it sets {group} to null, as "
+                "experiment/NAME/VARIANT.yaml may do; take another experiment, or leave it out"
+            )
 
 
 def _written(root: Path) -> int:
@@ -301,13 +315,11 @@ def _silent(record: dict[str, Any]) -> str:
 
 
 def _jobs(arguments: Sequence[str]) -> int | None:
-    """How many jobs these words make, by Hydra's own sweeper; another decides as it goes on."""
+    """How many jobs these words make, if they are swept over by Hydra's own sweeper."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    if {"hparams_search", "hydra/sweeper"} & {word.partition("=")[0].lstrip("+") for word in words}:
-        return None
     try:
         swept = OverridesParser.create().parse_overrides(words)
         return prod(len([*each.sweep_iterator()]) for each in swept if each.is_sweep_override())

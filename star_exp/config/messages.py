@@ -50,8 +50,10 @@ def _of_hydra(error: BaseException, arguments: list[str]) -> str | None:
         return f"{str(error).splitlines()[0]} ({getattr(error, 'full_key', '')})"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    if "'${experiment}/${variant}'" in str(error):
-        return "experiment=[...]: expected one experiment; what several set goes into a file of one"
+    if "'${experiment}/${variant}'" in str(error):  # what both have beside, in config.yaml
+        groups = ("experiment", "variant")
+        words = [word for word in arguments if word.lstrip("~+").partition("=")[0] in groups]
+        return f"{' '.join(words)}: experiment= and variant= take one name each"
     key = _unknown_key(str(error))
     if key is None:
         return str(error)

@@ -93,11 +93,11 @@ def _not_objects(config: dict[str, Any]) -> Iterator[str]:
             if node is not None and not _is_object(node):
                 yield f"{group}.{name}={node!r}: expected a config with a _target_, or null"
     for group, needs, choices in (
-        ("verifier", "data", "verifier=dpo, orm or process"),
-        ("reward", "scale", "reward=process"),
+        ("verifier", {"iterations", "module", "data", "callbacks"}, "verifier=dpo, orm or process"),
+        ("reward", {"from", "seed", "scale", "model"}, "reward=process"),
     ):
         node = config.get(group)
-        if node is not None and needs not in node:
+        if node is not None and not needs <= node.keys():
             yield (
                 f"{group}={node!r} and {group}=none clash: settings of what is not there; "
                 f"add {choices}, or leave them out"
