@@ -200,6 +200,7 @@ def trainer(datamodule: ProcessData, policy: Policy, rank: int = 0, world: int =
         global_rank=rank,
         world_size=world,
         max_epochs=1,
+        received_sigterm=False,
     )
 
 
