@@ -23,7 +23,7 @@ from star_exp.errors import UserError
 from star_exp.filters import Correct, Distinct, Rewarded, TopUp
 from star_exp.models.base import load
 from star_exp.records import Rollout
-from star_exp.rewards import Reward
+from star_exp.rewards import Reward, Scale
 from star_exp.run import run
 from star_exp.sampling.base import Request
 from star_exp.sampling.sampler import TextSampler
@@ -439,7 +439,8 @@ def test_without_a_reward_model_nothing_is_said_of_rewards(folder):
 
 def test_chances_come_back_from_either_scale():
     """A fifth of the logit in the released code: log(0.9 / 0.1) / 5."""
-    for scale, of_nine_tenths in (("probability", 0.8), ("logit", math.log(9) / 5)):
+    scales: dict[Scale, float] = {"probability": 0.8, "logit": math.log(9) / 5}
+    for scale, of_nine_tenths in scales.items():
         reward = Reward("process", lambda rollouts: [0.9, 0.25], scale)
         given = reward([right("a"), wrong("b")])
         assert given[0].scores["process"] == pytest.approx(of_nine_tenths)
