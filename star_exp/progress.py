@@ -153,11 +153,16 @@ def waiting(roots: Iterable[Path]) -> int:
     beside = {MULTIRUNS.resolve(), *(folder / MULTIRUNS.name for folder in studies)}
     folders = {folder.resolve() for each in beside for folder in each.glob("*/")}
     for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
-        records = [read(path) for path in folder.glob("job_*.json")]
+        if not names:
+            break
+        records = []
+        for path in folder.glob("job_*.json"):
+            with suppress(UserError):  # a damaged one hides no run
+                records.append(read(path))
         at_work = {
             Path(each["run_dir"]).resolve()
             for each in records
-            if each["status"] == "running" and "run_dir" in each
+            if each.get("status") == "running" and "run_dir" in each
         } & names
         if at_work:
             count += max(0, (records[0].get("of") or 0) - len(records))

@@ -190,17 +190,17 @@ def _cells(each: Status) -> tuple[str, ...]:
     )
 
 
-def summed_up(found: Sequence[Status], waiting: int = 0) -> str:
+def summed_up(found: Sequence[Status], to_begin: int = 0) -> str:
     """`12 finished, 2 running, 1 failed; about 14 min left`: of the run that ends last.
 
-    waiting: jobs of the same multiruns that have not begun, of which no more is known.
+    to_begin: jobs of the same multiruns that have not begun, of which no more is known.
     """
     counts = Counter(each.status for each in found)
     parts = ", ".join(f"{counts[name]} {name}" for name in STYLES if counts[name])
     left = max((each.seconds_left or 0.0 for each in found), default=0.0)
     again = "; the same command goes on with what broke off" if counts["interrupted"] else ""
     time_left = f"; about {said(left)} left" if left else ""
-    more = f"{' for those' if left else ''}; {waiting} more to begin" if waiting else ""
+    more = f"{' for those' if left else ''}; {to_begin} more to begin" if to_begin else ""
     return parts + time_left + more + again
 
 

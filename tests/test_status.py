@@ -305,6 +305,7 @@ def test_jobs_that_have_not_begun_are_counted_where_a_run_of_their_multirun_work
     write_json(tmp_path / "outputs/multirun/a/job_001.json", working)
     write_json(tmp_path / "outputs/multirun/b/job_000.json", over)  # over: none of its runs works
     write_json(tmp_path / "outputs/multirun/c/job_000.json", {"status": "running"})  # no run yet
+    (tmp_path / "outputs/multirun/a/job_002.json").write_text("{")  # damaged
     main(["status", str(root)])
     assert "to begin" not in capsys.readouterr().out  # nobody works on it
     with FileLock(direct / ".lock"):

@@ -84,7 +84,8 @@ def _below(value: Any, where: str) -> Iterator[str]:
 
 
 def _not_objects(config: dict[str, Any]) -> Iterator[str]:
-    """Groups and callbacks that are no configs of an object."""
+    """Groups and callbacks that are no configs of an object, and settings of groups that were not
+    chosen."""
     for group in ("task", "model", "sampling", "module", "data", "trainer"):
         if not _is_object(config[group]):
             yield f"{group}={config[group]!r}: expected a config with a _target_"
